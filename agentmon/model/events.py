@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of the kernel, decoded. One class a kind of ``bpf/events.h``."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from agentmon.model.operations import Action, Operation, Reason, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessKey:
+    """Identity of a process that PID reuse cannot forge: PID and start of its group leader."""
+
+    pid: int
+    start_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A socket address. ``packed`` is 16 bytes, IPv4 as ``::ffff:a.b.c.d``."""
+
+    family: int
+    packed: bytes
+    port: int
+    protocol: int = 0
+
+    def __str__(self) -> str:
+        import ipaddress
+
+        ip = ipaddress.IPv6Address(self.packed)
+        four = ip.ipv4_mapped
+        return f"{four}:{self.port}" if four is not None else f"[{ip}]:{self.port}"
+
+
+class Flag(enum.IntFlag):
+    """``AM_F_*``."""
+
+    KILLED = 1
+    SCRIPT = 2
+    CREATED = 4
+    PINNED = 8
+    CONNECTED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The kernel's verdict on one operation."""
+
+    time_ns: int
+    process: ProcessKey
+    tid: int
+    ppid: int
+    uid: int
+    comm: str
+    session: int  # slot
+    generation: int
+    operation: Operation
+    verdict: Action
+    tier: Tier
+    flags: Flag
+    rule: int  # index, NO_RULE if none
+    reason: Reason
+    exe_tags: int
+    inode: tuple[int, int, int]  # device (kernel form), inode, generation
+    object: bytes | Address
+
+
+class What(enum.IntEnum):
+    """Kinds of a change in the process tree."""
+
+    FORK = 1
+    EXEC = 2
+    EXIT = 3
+    FORK_LOST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEvent:
+    """An enrolled process was forked, ran a new program, or ended."""
+
+    time_ns: int
+    process: ProcessKey
+    what: What
+    session: int
+    ppid: int
+    parent_start_ns: int
+    uid: int
+    exit_code: int
+    comm: str
+
+
+Event = Decision | ProcessEvent

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations, actions and postures: the words of the policy language and of every record.
+
+The numbers are those of ``bpf/events.h``; ``tests/unit/kernel/test_wire.py`` holds the two together.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Operation(enum.IntEnum):
+    """What a process attempts."""
+
+    EXEC = 0
+    READ = 1
+    WRITE = 2
+    CREATE = 3
+    DELETE = 4
+    RENAME = 5
+    LINK = 6
+    ATTR = 7
+    CONNECT = 8
+    SEND = 9
+    BIND = 10
+    LISTEN = 11
+    UNIX = 12
+    PTRACE = 13
+    SIGNAL = 14
+    MOUNT = 15
+    NAMESPACE = 16
+    CHROOT = 17
+    BPF = 18
+    IO_URING = 19
+    SETID = 20
+    MODULE = 21
+    ANON_EXEC = 22
+
+    @property
+    def word(self) -> str:
+        """The operation as written in a policy."""
+        return self.name.lower()
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the object is a path (else an address, or nothing)."""
+        return self < Operation.CONNECT
+
+    @property
+    def is_net(self) -> bool:
+        """Whether the object is an internet address and port."""
+        return Operation.CONNECT <= self <= Operation.LISTEN
+
+
+PATH_OPERATIONS = 8
+OPERATION_SLOTS = 24
+
+#: Operations that policy version 1 can name; the others are reserved words.
+V1_OPERATIONS = (
+    Operation.EXEC,
+    Operation.READ,
+    Operation.WRITE,
+    Operation.CREATE,
+    Operation.CONNECT,
+    Operation.SEND,
+)
+
+
+class Action(enum.IntEnum):
+    """What happens to an attempted operation, in order of severity."""
+
+    ALLOW = 0
+    AUDIT = 1
+    HOLD = 2
+    DENY = 3
+    KILL = 4
+
+    @property
+    def word(self) -> str:
+        """The action as written in a policy."""
+        return self.name.lower()
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the operation does not take place."""
+        return self >= Action.DENY
+
+
+class Reason(enum.IntEnum):
+    """Why a verdict was reached (``enum am_reason``)."""
+
+    RULE = 0
+    DEFAULT = 1
+    PATH_TOO_LONG = 2
+    PATH_UNREACHABLE = 3
+    PATH_UNSTABLE = 4
+    NO_SCRATCH = 5
+    NO_STATE = 6
+    BAD_FAMILY = 7
+    FOREIGN_ABI = 8
+    RING_OPEN = 9
+
+
+class Tier(enum.IntEnum):
+    """How this host's kernel lets agentmon act."""
+
+    LSM = 1
+    REACT = 2
+
+
+class Posture(enum.StrEnum):
+    """What is known, by a live canary, about one operation on this host."""
+
+    PREVENTS = "prevents"
+    STOPS = "stops"
+    DETECTS = "detects"
+    BLIND = "blind"

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compiled policy: the one form that the kernel maps and the Python automaton both read.
+
+The layout and its meaning are in ``bpf/tables.h``. Everything is relative: accept ids to the policy's own
+accept rows, list ids to its own lists. The kernel package adds the bases when it writes the maps.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from agentmon.model.operations import OPERATION_SLOTS, PATH_OPERATIONS, Action
+
+STICKY_BITS = 64
+ACCEPT_NONE = 64
+LIST_LENGTH = 8
+NET_LENGTH = 16
+MAX_STATES = 65_535
+NO_RULE = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class RuleInfo:
+    """What people are told about a rule. ``source`` is ``file:line``."""
+
+    id: str
+    pack: str
+    action: Action
+    source: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One rule in a list, with its conditions (``struct am_entry``)."""
+
+    rule: int
+    action: Action
+    sticky_any: int = 0
+    sticky_not: int = 0
+    exe_any: int = 0
+    exe_not: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """What a state, or a sticky bit, stands for (``struct am_accept``)."""
+
+    sticky: int = 0
+    exe_tags: int = 0
+    lists: tuple[int, ...] = (0,) * PATH_OPERATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class NetEntry:
+    """One rule at an address prefix (``struct am_net_entry``). ``ops``: bit 0 connect, 1 send, 2 bind, 3 listen."""
+
+    port_lo: int
+    port_hi: int
+    rule: int
+    action: Action
+    ops: int
+    exe_any: int = 0
+    exe_not: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NetPrefix:
+    """A prefix of the folded IPv6 space (IPv4 as ``::ffff:0:0/96`` + its own length).
+
+    ``entries`` already include those of every covering prefix, most severe first.
+    """
+
+    address: bytes
+    length_bits: int
+    entries: tuple[NetEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """An exact path of a blocking rule; its inode, if it exists, is matched wherever it appears."""
+
+    path: bytes
+    accept: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """All tables of one policy for one set of variables (workspace, home, …)."""
+
+    name: str
+    rules: tuple[RuleInfo, ...]
+    classes: bytes  # 256: byte -> class
+    stride: int  # classes + 1 (the accept column)
+    states: int
+    start: int
+    sticky_first: int
+    transitions: array[int]  # "H", states * stride
+    accepts: tuple[Accept, ...]  # rows 0..63 sticky bits, 64 nothing, then states'
+    lists: tuple[tuple[Entry, ...], ...]  # list 0 is empty
+    net: tuple[NetPrefix, ...]
+    pins: tuple[Pin, ...]
+    defaults: tuple[Action, ...]  # OPERATION_SLOTS
+    severest: tuple[Action, ...]  # OPERATION_SLOTS
+
+    def __post_init__(self) -> None:
+        if len(self.defaults) != OPERATION_SLOTS or len(self.severest) != OPERATION_SLOTS:
+            raise ValueError("defaults and severest need one action per operation slot")

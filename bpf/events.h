@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The wire contract between the kernel programs and user space: every record in the ring buffer
+ * starts with struct am_header; a reader rejects a version or a size that it does not know.
+ * Compiles for BPF and for the host; tests/unit/kernel/test_wire.py checks agentmon/kernel/wire.py against
+ * the BTF of the built objects. All integers are in host byte order, times in nanoseconds since boot.
+ */
+#ifndef AGENTMON_EVENTS_H
+#define AGENTMON_EVENTS_H
+
+#ifndef __bpf__
+#include <linux/types.h>
+#endif
+
+#define AM_WIRE_VERSION 1
+
+/* Operations; the order is part of the contract (agentmon/model/operations.py). */
+enum am_op {
+	AM_EXEC = 0,
+	AM_READ = 1,
+	AM_WRITE = 2,
+	AM_CREATE = 3,
+	AM_DELETE = 4,
+	AM_RENAME = 5,
+	AM_LINK = 6,
+	AM_ATTR = 7,
+	AM_PATH_OPS = 8, /* operations below this one name a path */
+	AM_CONNECT = 8,
+	AM_SEND = 9,
+	AM_BIND = 10,
+	AM_LISTEN = 11,
+	AM_UNIX = 12,
+	AM_PTRACE = 13,
+	AM_SIGNAL = 14,
+	AM_MOUNT = 15,
+	AM_NAMESPACE = 16,
+	AM_CHROOT = 17,
+	AM_BPF = 18,
+	AM_IO_URING = 19,
+	AM_SETID = 20,
+	AM_MODULE = 21,
+	AM_ANON_EXEC = 22,
+	AM_OPS = 24, /* one spare, for alignment */
+};
+
+/* In order of severity. */
+enum am_action { AM_ALLOW = 0, AM_AUDIT = 1, AM_HOLD = 2, AM_DENY = 3, AM_KILL = 4 };
+
+/* Why a verdict was reached when no rule of the policy gave it (am_decision.reason). */
+enum am_reason {
+	AM_BY_RULE = 0,
+	AM_BY_DEFAULT = 1,
+	AM_PATH_TOO_LONG = 2,	/* longer than 4,095 bytes: severest verdict of the operation */
+	AM_PATH_UNREACHABLE = 3, /* disconnected or detached mount: severest verdict */
+	AM_PATH_UNSTABLE = 4,	/* renamed under the walk, again and again: severest verdict */
+	AM_NO_SCRATCH = 5,	/* no free scratch slot: severest verdict */
+	AM_NO_STATE = 6,	/* the process table is full or its session is gone: denied */
+	AM_BAD_FAMILY = 7,	/* a socket family that no rule can judge: severest verdict of connect */
+	AM_FOREIGN_ABI = 8,	/* a system call ABI that this tier does not decode: killed */
+	AM_RING_OPEN = 9,	/* io_uring opens a file where the tier cannot judge it: killed */
+};
+
+enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };
+
+enum am_kind {
+	AM_DECISION = 1, /* struct am_decision, then object_size bytes */
+	AM_PROCESS = 2,	 /* struct am_process */
+};
+
+struct am_header {
+	__u16 version;
+	__u16 kind;
+	__u32 size; /* whole record, bytes */
+	__u64 ktime_ns; /* CLOCK_BOOTTIME */
+	__u32 tgid;
+	__u32 tid;
+	__u64 start_ns; /* of the group leader: with tgid, the identity of the process */
+	__u32 session; /* slot */
+	__u32 generation; /* of the policy that decided */
+};
+
+#define AM_F_KILLED	1 /* the process was sent SIGKILL */
+#define AM_F_SCRIPT	2 /* react tier: the name of a script as the caller gave it, not resolved */
+#define AM_F_CREATED	4 /* the open created the file */
+#define AM_F_PINNED	8 /* matched by device, inode and generation, not by its path */
+#define AM_F_CONNECTED	16 /* send: on a connected socket, judged by its peer */
+
+/* One verdict. The object follows: the path without a NUL, or struct am_address. */
+struct am_decision {
+	struct am_header h;
+	__u8 op;
+	__u8 verdict;
+	__u8 tier;
+	__u8 flags;
+	__u16 rule; /* index in the compiled policy; AM_NO_RULE when reason != AM_BY_RULE */
+	__u16 reason;
+	__u32 ppid;
+	__u32 uid;
+	__u64 exe_tags; /* of the acting process, as used in the decision */
+	__u64 ino;
+	__u32 dev; /* kernel form: major << 20 | minor */
+	__u32 igen; /* inode generation */
+	char comm[16];
+	__u32 object_size; /* bytes after this struct */
+	__u32 pad;
+};
+
+#define AM_NO_RULE 0xffff
+
+struct am_address {
+	__u16 family; /* AF_* as the program used it */
+	__u16 port; /* host byte order */
+	__u8 protocol; /* IPPROTO_* where known */
+	__u8 pad[3];
+	__u8 addr[16]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+enum am_what { AM_FORK = 1, AM_EXECED = 2, AM_EXIT = 3, AM_FORK_LOST = 4 };
+
+/* A change in the tree of an enrolled process. */
+struct am_process {
+	struct am_header h; /* of the process that the record is about (the child, for AM_FORK) */
+	__u32 what;
+	__u32 ppid;
+	__s32 exit_code; /* AM_EXIT: as in wait(2) */
+	__u32 uid;
+	__u64 parent_start_ns;
+	char comm[16];
+};
+
+_Static_assert(sizeof(struct am_header) == 40, "am_header");
+_Static_assert(sizeof(struct am_decision) == 104, "am_decision");
+_Static_assert(sizeof(struct am_address) == 24, "am_address");
+_Static_assert(sizeof(struct am_process) == 80, "am_process");
+
+#endif
