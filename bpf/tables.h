@@ -11,9 +11,14 @@
  * accepts[id].sticky into a mask: a glob ending in ** that has matched for good. Accept ids 0..63
  * are the rows of the sticky bits themselves; id 64 is "nothing accepted".
  *
+ * After the last byte the automaton takes one more step with '/', for its sticky bits only: a glob that ends
+ * in a slash and two stars matches the directory itself too. The final state is the one before that step.
+ * State 0 may end the walk early: nothing is left to match.
+ *
  * A verdict is the most severe over the lists of: the final state's row, each set sticky bit's row,
  * and the pinned inode's row; each list is sorted, most severe first, and its first entry whose conditions
- * hold counts. If no entry of any list holds: default_action[op].
+ * hold counts. If no entry of any list holds: default_action[op]. Rules are numbered most severe first:
+ * of equal actions the lower rule number is named. A program's exe tags are the union over those same rows.
  */
 #ifndef AGENTMON_TABLES_H
 #define AGENTMON_TABLES_H

@@ -22,13 +22,14 @@ NO_RULE = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class RuleInfo:
-    """What people are told about a rule. ``source`` is ``file:line``."""
+    """What people are told about a rule. ``source`` is ``file:line``; ``quiet``: blocking it is expected, not news."""
 
     id: str
     pack: str
     action: Action
     source: str
     reason: str = ""
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
