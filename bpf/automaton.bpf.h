@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The compiled policy, run over a path. tables.h says what the tables mean;
+ * agentmon/policy/automaton.py is the same algorithm in Python, step by step.
+ */
+#ifndef AGENTMON_AUTOMATON_H
+#define AGENTMON_AUTOMATON_H
+
+#include "maps.bpf.h"
+#include "walk.bpf.h"
+
+/* Position of the lowest set bit: de Bruijn multiplication, BPF has no such instruction. */
+static const __u8 bit_index[64] = {
+	 0,  1,  2, 53,  3,  7, 54, 27,  4, 38, 41,  8, 34, 55, 48, 28,
+	62,  5, 39, 46, 44, 42, 22,  9, 24, 35, 59, 56, 49, 18, 29, 11,
+	63, 52,  6, 26, 37, 40, 33, 47, 61, 45, 43, 21, 23, 58, 17, 10,
+	51, 25, 36, 32, 60, 20, 57, 16, 50, 31, 19, 15, 30, 14, 13, 12,
+};
+
+static __always_inline __u32 lowest_bit(__u64 mask)
+{
+	__u64 i = ((mask & -mask) * 0x022fdd63cc95386dULL) >> 58;
+
+	am_bound(i, 0x3f);
+	return bit_index[i];
+}
+
+/* A verdict packed so that a larger number is a more severe one: action, then rule. -1: no entry holds. */
+#define am_pack(action, rule) (((action) << 16) | (rule))
+
+/* The first entry of list `id` (absolute) whose conditions hold; most severe, as the list is sorted. */
+__noinline int list_verdict(__u32 id, __u64 sticky, __u64 tags)
+{
+	struct am_list *l = bpf_map_lookup_elem(&lists, &id);
+
+	if (!l)
+		return -1;
+	for (__u32 i = 0; i < AM_LIST_LEN; i++) {
+		struct am_entry *e = &l->e[i];
+
+		if (i >= l->count)
+			break;
+		if (e->sticky_any && !(e->sticky_any & sticky))
+			continue;
+		if (e->sticky_not & sticky)
+			continue;
+		if (e->exe_any && !(e->exe_any & tags))
+			continue;
+		if (e->exe_not & tags)
+			continue;
+		return am_pack(e->action, e->rule);
+	}
+	return -1;
+}
+
+/* Bytes that one callback of bpf_loop takes: the verifier follows at most 8,192 pending jumps, two a byte here. */
+#define AM_CHUNK 64
+
+struct am_run {
+	struct am_job *job;
+	struct am_policy *p;
+	__u16 *t;
+	__u64 at;
+	__u64 sticky;
+	__u32 state;
+};
+
+static long run_chunk(__u32 unused, struct am_run *r)
+{
+	struct am_policy *p = r->p;
+	__u32 state = r->state, stride = p->stride, base = p->trans_base, first = p->sticky_first;
+	__u64 mask = knobs.arena_mask, at = r->at;
+
+	for (__u32 i = 0; i < AM_CHUNK; i++) {
+		__u64 ix, c;
+
+		if (at >= AM_PATH_END) {
+			r->state = state;
+			return 1;
+		}
+		am_bound(at, 0xfff);
+		c = (__u8)r->job->room[AM_HEAD + at];
+		at++;
+		am_bound(c, 0xff);
+		ix = (__u64)state * stride + p->cls[c] + base;
+		am_mask(ix, mask);
+		state = r->t[ix];
+		if (state >= first) {
+			struct am_accept *a;
+			__u32 id;
+
+			ix = (__u64)state * stride + stride - 1 + base;
+			am_mask(ix, mask);
+			id = p->accept_base + r->t[ix];
+			a = bpf_map_lookup_elem(&accepts, &id);
+			if (a)
+				r->sticky |= a->sticky;
+		}
+	}
+	r->state = state;
+	r->at = at;
+	return 0;
+}
+
+/*
+ * Runs the policy of the job in scratch slot `slot` over its path; sets accept (absolute), sticky and tags.
+ * Returns 0, or -1 if the policy or slot is gone. Global, so that the verifier looks at it once.
+ */
+__noinline int run_automaton(__u32 slot)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_run r = {.job = job};
+	struct am_accept *a;
+	__u64 mask = knobs.arena_mask, ix, sticky, tags = 0;
+	__u32 zero = 0, id;
+
+	if (!job)
+		return -1;
+	id = job->policy;
+	r.p = bpf_map_lookup_elem(&policies, &id);
+	r.t = bpf_map_lookup_elem(&arena, &zero);
+	if (!r.p || !r.p->generation || !r.t)
+		return -1;
+	r.state = r.p->start;
+	r.at = job->off;
+	bpf_loop(AM_PATH_MAX / AM_CHUNK, run_chunk, &r, 0);
+	ix = (__u64)r.state * r.p->stride + r.p->stride - 1 + r.p->trans_base;
+	am_mask(ix, mask);
+	id = r.p->accept_base + r.t[ix];
+	job->accept = id;
+	job->sticky = sticky = r.sticky;
+	a = bpf_map_lookup_elem(&accepts, &id);
+	if (a)
+		tags = a->exe_tags;
+	for (int i = 0; i < AM_STICKY_BITS; i++) {
+		if (!sticky)
+			break;
+		id = r.p->accept_base + lowest_bit(sticky);
+		sticky &= sticky - 1;
+		a = bpf_map_lookup_elem(&accepts, &id);
+		if (a)
+			tags |= a->exe_tags;
+	}
+	job->tags = tags;
+	return 0;
+}
+
+/* The verdict for one path operation, after run_automaton(). Packed; -1: no rule matched. */
+__noinline int path_verdict(__u32 slot, __u32 op, __u32 accept)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_policy *p;
+	struct am_accept *a;
+	__u64 o = op, sticky;
+	__u32 id;
+	int best = -1, v;
+
+	am_bound(o, 7);
+	if (!job)
+		return -1;
+	id = job->policy;
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (!p)
+		return -1;
+	a = bpf_map_lookup_elem(&accepts, &accept);
+	if (a && a->list[o])
+		best = list_verdict(p->list_base + a->list[o], job->sticky, job->exe_tags);
+	sticky = job->sticky;
+	for (int i = 0; i < AM_STICKY_BITS; i++) {
+		if (!sticky)
+			break;
+		id = p->accept_base + lowest_bit(sticky);
+		sticky &= sticky - 1;
+		a = bpf_map_lookup_elem(&accepts, &id);
+		if (!a || !a->list[o])
+			continue;
+		v = list_verdict(p->list_base + a->list[o], job->sticky, job->exe_tags);
+		if (v >> 16 > best >> 16)
+			best = v;
+	}
+	return best;
+}
+
+#endif

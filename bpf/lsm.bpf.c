@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * LSM tier: each operation is decided before it takes effect; deny is -EPERM, kill is -EPERM and SIGKILL.
+ * Nothing here is attached to a system call, so other processes pay one table look-up per hook.
+ *
+ *   lsm/bprm_check_security    exec, for a script and again for its interpreter
+ *   lsm/file_open              read, write (O_TRUNC included)
+ *   lsm/path_truncate          write, by truncate(2)
+ *   lsm/path_mknod             create, by open(O_CREAT) and mknod
+ *   lsm/path_mkdir, path_symlink, path_link, path_rename   create: a name comes to exist
+ *   lsm/socket_create          socket families that no address rule can judge
+ *   lsm/socket_connect         connect
+ *   lsm/socket_sendmsg         send, on connected sockets too
+ *   lsm/task_alloc             a fork that could not be tracked is refused
+ *   tp_btf/sched_process_fork, _exec, _exit                the process table
+ *   iter/task                  enrolment of what already runs
+ *
+ * A hook that cannot tell (no scratch, no session, no path) takes the severest verdict of its operation.
+ */
+#define AM_TIER AM_TIER_LSM
+#include "process.bpf.h"
+#include "exec.bpf.h"
+#include "net.bpf.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define EPERM 1
+#define FMODE_READ 1
+#define FMODE_WRITE 2
+#define FMODE_CREATED 0x100000 /* include/linux/fs.h: the open made the file; judged in path_mknod */
+#define FMODE_BACKING 0x2000000 /* Linux 6.8: the lower file of an overlay; the upper one was judged */
+#define O_TRUNC 01000
+#define O_TMPFILE 020000000
+#define FMODE_EXEC 0x20 /* __FMODE_EXEC in f_flags: opened to be run, judged in bprm_check_security */
+#define MSG_FASTOPEN 0x20000000
+
+/* One path operation from a hook that has typed arguments. */
+static __always_inline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 inode, __u32 flags)
+{
+	struct am_actor a;
+	int who = identify(&a);
+
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		report_bare(&a, AM_READ, AM_DENY, AM_NO_STATE, 0);
+		return -EPERM;
+	}
+	return decide_path(&a, ops, mnt, dentry, inode, flags, false) >= AM_HOLD ? -EPERM : 0;
+}
+
+static __always_inline bool pseudo(__u64 mnt)
+{
+	struct vfsmount *m = (void *)mnt;
+	struct super_block *sb = am_load(struct vfsmount, m, mnt_sb);
+
+	return am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER;
+}
+
+SEC("lsm/bprm_check_security")
+int BPF_PROG(exec_check, struct linux_binprm *bprm)
+{
+	struct file *f = bprm->file;
+
+	return judge_path(1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0);
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(open_check, struct file *f)
+{
+	unsigned int mode = f->f_mode, fl = f->f_flags;
+	__u32 ops = 0;
+
+	if (fl & FMODE_EXEC || mode & (FMODE_CREATED | FMODE_BACKING))
+		return 0;
+	if (fl & O_TMPFILE)
+		ops = 1U << AM_CREATE;
+	else if (mode & FMODE_WRITE || fl & O_TRUNC)
+		ops |= 1U << AM_WRITE;
+	if (mode & FMODE_READ && !(fl & O_TMPFILE))
+		ops |= 1U << AM_READ;
+	if (!ops || pseudo((__u64)f->f_path.mnt))
+		return 0; /* a pipe or socket: already held by somebody, and it has no path */
+	return judge_path(ops, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0);
+}
+
+SEC("lsm/path_truncate")
+int BPF_PROG(truncate_check, struct path *p)
+{
+	struct dentry *d = p->dentry;
+
+	return judge_path(1U << AM_WRITE, (__u64)p->mnt, (__u64)d, (__u64)d->d_inode, 0);
+}
+
+SEC("lsm/path_mknod")
+int BPF_PROG(mknod_check, struct path *dir, struct dentry *d)
+{
+	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+}
+
+SEC("lsm/path_mkdir")
+int BPF_PROG(mkdir_check, struct path *dir, struct dentry *d)
+{
+	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+}
+
+SEC("lsm/path_symlink")
+int BPF_PROG(symlink_check, struct path *dir, struct dentry *d)
+{
+	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+}
+
+SEC("lsm/path_link")
+int BPF_PROG(link_check, struct dentry *old, struct path *dir, struct dentry *d)
+{
+	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+}
+
+SEC("lsm/path_rename")
+int BPF_PROG(rename_check, struct path *old_dir, struct dentry *old, struct path *dir, struct dentry *d)
+{
+	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+}
+
+SEC("lsm/socket_create")
+int BPF_PROG(socket_check, int family, int type, int protocol, int kern)
+{
+	struct am_actor a;
+	int who;
+
+	if (kern || judgeable(family, type, protocol))
+		return 0;
+	who = identify(&a);
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return -EPERM;
+	}
+	return decide_family(&a, family, protocol, false) >= AM_HOLD ? -EPERM : 0;
+}
+
+/* Longest address we read: struct sockaddr_in6. */
+struct any_address {
+	__u16 family;
+	__u16 port_be;
+	__u32 v4_be; /* flow label, for IPv6 */
+	__u32 v6_be[4];
+};
+
+/*
+ * Reads a kernel copy of a socket address. False: not an internet address. IPv4 UDP takes
+ * AF_UNSPEC for AF_INET in sendto (net/ipv4/udp.c), so a send must too.
+ */
+static __always_inline bool read_address(struct am_address *to, const void *from, int len, bool unspec_is_v4)
+{
+	struct any_address x = {};
+
+	if (len < 8)
+		return false;
+	bpf_probe_read_kernel(&x, 8, from);
+	to->family = x.family;
+	to->port = bpf_ntohs(x.port_be);
+	if (x.family == AM_AF_INET || (x.family == AM_AF_UNSPEC && unspec_is_v4)) {
+		fold4(to, x.v4_be);
+		return true;
+	}
+	if (x.family != AM_AF_INET6 || len < 24)
+		return false;
+	bpf_probe_read_kernel(x.v6_be, 16, from + 8);
+	fold6(to, x.v6_be);
+	return true;
+}
+
+static __always_inline bool read_peer(struct am_address *to, struct sock *sk)
+{
+	__u32 v6[4];
+	__u16 family = am_load(struct sock, sk, __sk_common.skc_family);
+
+	to->family = family;
+	to->port = bpf_ntohs(am_load(struct sock, sk, __sk_common.skc_dport));
+	if (!to->port)
+		return false; /* not connected: the kernel refuses the send itself */
+	if (family == AM_AF_INET) {
+		fold4(to, am_load(struct sock, sk, __sk_common.skc_daddr));
+		return true;
+	}
+	bpf_core_read(v6, sizeof(v6), &sk->__sk_common.skc_v6_daddr);
+	fold6(to, v6);
+	return true;
+}
+
+SEC("lsm/socket_connect")
+int BPF_PROG(connect_check, struct socket *sock, struct sockaddr *address, int len)
+{
+	struct am_address to = {};
+	struct am_actor a;
+	int who = identify(&a);
+
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return -EPERM;
+	}
+	if (!read_address(&to, address, len, false))
+		return 0; /* AF_UNSPEC disconnects; AF_UNIX is another operation */
+	to.protocol = am_load(struct sock, sock->sk, sk_protocol);
+	return decide_net(&a, AM_CONNECT, &to, 0) >= AM_HOLD ? -EPERM : 0;
+}
+
+SEC("lsm/socket_sendmsg")
+int BPF_PROG(send_check, struct socket *sock, struct msghdr *msg, int size)
+{
+	struct sock *sk = sock->sk;
+	__u16 family;
+	struct am_address to = {};
+	struct am_actor a;
+	__u32 flags = 0;
+	int who;
+
+	if (!sk)
+		return 0;
+	family = am_load(struct sock, sk, __sk_common.skc_family);
+	if (family != AM_AF_INET && family != AM_AF_INET6)
+		return 0;
+	who = identify(&a);
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return -EPERM;
+	}
+	/* a stream ignores the name, unless it opens the connection with it */
+	if (!(msg->msg_name && (sock->type != AM_SOCK_STREAM || msg->msg_flags & MSG_FASTOPEN) &&
+	      read_address(&to, msg->msg_name, msg->msg_namelen, family == AM_AF_INET))) {
+		if (!read_peer(&to, sk))
+			return 0;
+		flags = AM_F_CONNECTED;
+	}
+	to.protocol = am_load(struct sock, sk, sk_protocol);
+	return decide_net(&a, AM_SEND, &to, flags) >= AM_HOLD ? -EPERM : 0;
+}
+
+SEC("lsm/task_alloc")
+int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
+{
+	struct am_actor a;
+	int who;
+
+	if (clone_flags & AM_CLONE_THREAD)
+		return 0;
+	who = identify(&a);
+	if (!who)
+		return 0;
+	if (nprocs + AM_FORK_SLACK >= AM_MAX_PROCS) {
+		count(AM_C_FORK_REFUSED);
+		return -AM_EAGAIN;
+	}
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binprm *bprm)
+{
+	struct am_actor a;
+
+	if (identify(&a) == 1) {
+		retag(&a, t);
+		send_process(AM_EXECED, &a.key, &a.proc, a.ppid, 0, 0);
+	}
+	return 0;
+}

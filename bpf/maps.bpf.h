@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The maps that all programs share, and the knobs that are set before load.
+ */
+#ifndef AGENTMON_MAPS_H
+#define AGENTMON_MAPS_H
+
+#include "compat.bpf.h"
+#include "tables.h"
+
+/* Bytes of path in a scratch slot; a path has at most 4,095 (PATH_MAX less its NUL). */
+#define AM_PATH_MAX 4096
+/* Room in front of the path for the record's fixed part: the record is sent from the slot, uncopied. */
+#define AM_HEAD 128
+/* Path, one more name, and the longest record: what the verifier must see past any start offset. */
+#define AM_ROOM (AM_HEAD + AM_PATH_MAX + AM_PATH_MAX + 256)
+/*
+ * Hooks are preemptible, so many can be half way at once on each CPU. 256 slots of 8.5 KiB; the
+ * notes' stress (six processes a CPU) peaks below 16.
+ */
+#define AM_SLOTS 256
+#define AM_SLOT_TRIES 32
+
+struct am_walk {
+	__u64 dentry, mount;
+	__u64 sum; /* over what the walk saw; equal sums mean an unchanged path */
+	__u64 off; /* of the path in room, less AM_HEAD */
+	__u32 why; /* enum am_reason */
+	__u32 done;
+};
+
+struct am_job {
+	__u64 busy;
+	/* in */
+	__u64 dentry, mount; /* struct dentry *, struct mount * */
+	__u64 inode;
+	__u64 exe_tags;
+	__u32 policy;
+	__u32 ops; /* bit per operation */
+	/* out */
+	__u64 sticky;
+	__u64 tags;
+	struct am_walk walk;
+	__u64 ino;
+	__u32 dev, igen;
+	__u32 off; /* of the path in room, less AM_HEAD */
+	__u32 accept; /* absolute */
+	__u16 rule, reason;
+	__u8 verdict, op, pinned, flags;
+	char room[AM_ROOM];
+};
+
+/* The path sits at the end of the first AM_PATH_MAX bytes behind AM_HEAD. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_SLOTS);
+	__type(key, __u32);
+	__type(value, struct am_job);
+} scratch SEC(".maps");
+
+/* One value, resized before load to the power of two that knobs.arena_mask covers; mapped by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u16[4096]);
+} arena SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_MAX_POLICIES);
+	__type(key, __u32);
+	__type(value, struct am_policy);
+} policies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_MAX_ACCEPTS);
+	__type(key, __u32);
+	__type(value, struct am_accept);
+} accepts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_MAX_LISTS);
+	__type(key, __u32);
+	__type(value, struct am_list);
+} lists SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_NET);
+	__type(key, struct am_net_key);
+	__type(value, struct am_net_list);
+} net SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_PINS);
+	__type(key, struct am_pin_key);
+	__type(value, __u32);
+} pins SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_MAX_SESSIONS);
+	__type(key, __u32);
+	__type(value, struct am_session);
+} sessions SEC(".maps");
+
+/* Preallocated: adding a process never waits for memory, and fails only when the table is full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, AM_MAX_PROCS);
+	__type(key, struct am_proc_key);
+	__type(value, struct am_proc);
+} procs SEC(".maps");
+
+/* PIDs that the next run of the mark iterator enrols -> session slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} marks SEC(".maps");
+
+/* Objects whose allowed use was reported once; a lost entry only means one more record. */
+struct am_seen_key {
+	__u64 ino;
+	__u64 serial;
+	__u32 dev;
+	__u32 op_rule;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct am_seen_key);
+	__type(value, __u32);
+} seen SEC(".maps");
+
+/* 4 MiB: 200 ms of the worst flood measured (300,000 records of 64 bytes of path a second). */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, AM_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct am_knobs {
+	__u64 arena_mask; /* u16 units - 1 */
+};
+
+const volatile struct am_knobs knobs SEC(".rodata.knobs") = {.arena_mask = 4095};
+
+/* Enrolled processes; compared with AM_MAX_PROCS before a fork is let through. */
+__s64 nprocs;
+
+static __always_inline void count(__u32 which)
+{
+	__u64 *c = bpf_map_lookup_elem(&counters, &which);
+
+	if (c)
+		__sync_fetch_and_add(c, 1); /* hooks nest: a plain increment loses counts */
+}
+
+#endif

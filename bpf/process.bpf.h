@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Who is enrolled: children inherit before they run, the dead are forgotten, running trees are marked.
+ */
+#ifndef AGENTMON_PROCESS_H
+#define AGENTMON_PROCESS_H
+
+#include "decide.bpf.h"
+
+#define AM_CLONE_THREAD 0x00010000
+#define AM_EAGAIN 11
+/* Forks that may be under way at once between the check in task_alloc and the insertion. */
+#define AM_FORK_SLACK 512
+
+static __always_inline void send_process(__u32 what, const struct am_proc_key *k, const struct am_proc *p, __u32 ppid,
+					 __u64 parent_start, __s32 code)
+{
+	struct am_process e = {};
+	struct am_session *s;
+	struct am_policy *pol = NULL;
+	__u32 slot = p->session, id;
+
+	s = bpf_map_lookup_elem(&sessions, &slot);
+	if (s) {
+		id = s->policy;
+		pol = bpf_map_lookup_elem(&policies, &id);
+	}
+	e.h.version = AM_WIRE_VERSION;
+	e.h.kind = AM_PROCESS;
+	e.h.size = sizeof(e);
+	e.h.ktime_ns = bpf_ktime_get_boot_ns();
+	e.h.tgid = e.h.tid = k->tgid;
+	e.h.start_ns = k->start_ns;
+	e.h.session = slot;
+	e.h.generation = pol ? pol->generation : 0;
+	e.what = what;
+	e.ppid = ppid;
+	e.exit_code = code;
+	e.uid = bpf_get_current_uid_gid();
+	e.parent_start_ns = parent_start;
+	bpf_get_current_comm(e.comm, sizeof(e.comm));
+	send_record(&e, sizeof(e), what == AM_EXIT || what == AM_FORK_LOST);
+}
+
+/* Adds a process; 0, or -1 if the table is full. */
+static __always_inline int adopt(const struct am_proc_key *k, const struct am_proc *p)
+{
+	long err = bpf_map_update_elem(&procs, k, p, BPF_NOEXIST);
+
+	if (!err) {
+		__sync_fetch_and_add(&nprocs, 1);
+		return 0;
+	}
+	return bpf_map_lookup_elem(&procs, k) ? 0 : -1;
+}
+
+/* Children that could not be added: they die at the end of the fork call, in user space they never run. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct am_proc_key);
+	__type(value, __u32);
+} condemned SEC(".maps");
+
+static __always_inline void on_fork(struct task_struct *parent, struct task_struct *child)
+{
+	struct am_proc_key pk = {}, ck = {};
+	struct am_proc *p, copy;
+	__u32 one = 1;
+
+	if (parent->tgid == child->tgid)
+		return; /* a thread: shares its process's state */
+	pk.tgid = parent->tgid;
+	pk.start_ns = parent->group_leader->start_boottime;
+	p = bpf_map_lookup_elem(&procs, &pk);
+	if (!p)
+		return;
+	copy = *p;
+	ck.tgid = child->tgid;
+	ck.start_ns = child->start_boottime;
+	if (!adopt(&ck, &copy)) {
+		send_process(AM_FORK, &ck, &copy, pk.tgid, pk.start_ns, 0);
+		return;
+	}
+	count(AM_C_FORK_LOST);
+	bpf_map_update_elem(&condemned, &ck, &one, BPF_ANY);
+	send_process(AM_FORK_LOST, &ck, &copy, pk.tgid, pk.start_ns, 0);
+}
+
+static __always_inline void on_exit(struct task_struct *t)
+{
+	struct am_proc_key k = {};
+	struct am_proc *p, copy;
+	int code;
+
+	k.tgid = t->tgid;
+	k.start_ns = t->group_leader->start_boottime;
+	p = bpf_map_lookup_elem(&procs, &k);
+	if (!p)
+		return;
+	/* do_exit() has already counted this thread out: 0 means that the whole process is gone */
+	if (t->signal->live.counter > 0)
+		return;
+	copy = *p;
+	code = t->signal->group_exit_code;
+	if (!code)
+		code = t->exit_code;
+	if (!bpf_map_delete_elem(&procs, &k)) {
+		__sync_fetch_and_add(&nprocs, -1);
+		send_process(AM_EXIT, &k, &copy, t->real_parent->tgid, 0, code);
+	}
+}
+
+/*
+ * Marks what is named in `marks`, and every child of an enrolled process. User space runs it until it writes
+ * nothing more: then the whole tree is marked, and what is forked meanwhile has inherited.
+ * Writes one struct am_proc_key for each process that it added.
+ */
+SEC("iter/task")
+int mark_processes(struct bpf_iter__task *ctx)
+{
+	struct task_struct *t = ctx->task;
+	struct seq_file *seq = ctx->meta->seq;
+	struct am_proc_key k = {}, pk = {};
+	struct am_proc fresh = {}, *p;
+	__u32 tgid, *slot;
+	struct am_session *s;
+
+	if (!t || t->pid != t->tgid)
+		return 0;
+	tgid = t->tgid;
+	k.tgid = tgid;
+	k.start_ns = t->start_boottime;
+	slot = bpf_map_lookup_elem(&marks, &tgid);
+	if (slot) {
+		__u32 id = *slot;
+
+		s = bpf_map_lookup_elem(&sessions, &id);
+		if (!s)
+			return 0;
+		fresh.session = id;
+		fresh.serial = s->serial;
+	} else {
+		struct task_struct *up = t->real_parent;
+
+		pk.tgid = up->tgid;
+		pk.start_ns = up->group_leader->start_boottime;
+		p = bpf_map_lookup_elem(&procs, &pk);
+		if (!p)
+			return 0;
+		fresh = *p;
+	}
+	if (bpf_map_lookup_elem(&procs, &k))
+		return 0;
+	if (adopt(&k, &fresh)) {
+		count(AM_C_FORK_LOST);
+		return 0;
+	}
+	bpf_seq_write(seq, &k, sizeof(k));
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	on_fork(parent, child);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *t)
+{
+	on_exit(t);
+	return 0;
+}
+
+#endif
