@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many globs, one deterministic automaton over bytes.
+
+Globs share their common beginnings in a trie of NFA nodes; subset construction (Rabin and Scott, 1959) makes it
+deterministic. A *sticky* glob is only reported on the step that completes it, and then needs no state: this keeps
+twenty ``**/.x/**`` at a hundred states where remembering each match in the state would take a million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentmon.model.tables import MAX_STATES
+from agentmon.policy.glob import ANY, ANYTHING, DIRECTORIES, SLASH, STAR, TAIL, Element, Glob
+
+DEAD: Final = 0
+
+_LOOP_NONE, _LOOP_COMPONENT, _LOOP_ANY = 0, 1, 2
+
+
+class TooManyStatesError(Exception):
+    """The automaton outgrew MAX_STATES. ``patterns`` are those alive in most states, the worst first."""
+
+    def __init__(self, patterns: list[int]) -> None:
+        super().__init__("too many states")
+        self.patterns = patterns
+
+
+@dataclass(slots=True)
+class _Node:
+    """An NFA state: what it does on a byte, where it is at once, what it means."""
+
+    loop: int = _LOOP_NONE
+    literals: dict[int, int] = field(default_factory=dict)
+    sets: dict[Element, int] = field(default_factory=dict)
+    free: dict[Element, int] = field(default_factory=dict)  # reached without a byte
+    accepts: int = 0  # bit mask of patterns
+    sticks: int = 0  # bit mask of sticky bits
+    owner: int = -1  # a pattern that runs through here, for blame
+
+    @property
+    def useful(self) -> bool:
+        return bool(self.loop or self.literals or self.sets or self.accepts)
+
+
+@dataclass(slots=True)
+class Automaton:
+    """``rows[state][class]`` is the next state; 0 is dead."""
+
+    classes: bytes
+    width: int
+    start: int
+    rows: list[list[int]]
+    accepts: list[int]  # per state: mask of the patterns that match what was read
+    sticks: list[int]  # per state: sticky bits that arriving here sets
+
+
+class _Trie:
+    def __init__(self) -> None:
+        self.nodes = [_Node()]
+
+    def _new(self, loop: int = _LOOP_NONE) -> int:
+        self.nodes.append(_Node(loop))
+        return len(self.nodes) - 1
+
+    def _child(self, edges: dict[int, int], key: int, loop: int = _LOOP_NONE) -> int:
+        if key not in edges:
+            edges[key] = self._new(loop)
+        return edges[key]
+
+    def add(self, glob: Glob, *, accept: int = 0, stick: int = 0, owner: int = -1) -> None:
+        """Add a glob that is reported by the state (``accept``) or by a sticky bit (``stick``)."""
+        nodes, at = self.nodes, 0
+        last = len(glob.elements) - 1
+        for i, element in enumerate(glob.elements):
+            node = nodes[at]
+            if element == TAIL:
+                node.accepts |= accept
+                at = self._child(node.literals, SLASH)
+                if not stick:
+                    at = self._free(at, ANYTHING, _LOOP_ANY)
+            elif element == ANYTHING:
+                if not (stick and i == last):
+                    at = self._free(at, ANYTHING, _LOOP_ANY)
+            elif element == STAR:
+                at = self._free(at, STAR, _LOOP_COMPONENT)
+            elif element == DIRECTORIES:
+                inside = self._free(at, DIRECTORIES, _LOOP_ANY)
+                after = self._child(nodes[inside].literals, SLASH)
+                nodes[at].free[TAIL] = after  # no directory at all; the key only has to differ
+                at = after
+            elif isinstance(element, frozenset) or element == ANY:
+                if element not in node.sets:
+                    node.sets[element] = self._new()
+                at = node.sets[element]
+            else:
+                at = self._child(node.literals, element)
+            nodes[at].owner = owner
+        nodes[at].accepts |= accept
+        nodes[at].sticks |= stick
+
+    def _free(self, at: int, key: int, loop: int) -> int:
+        free = self.nodes[at].free
+        if key not in free:
+            free[key] = self._new(loop)
+        return free[key]
+
+    def closure(self, at: int) -> tuple[frozenset[int], int]:
+        """What being at a node means: (useful nodes, sticky bits)."""
+        seen, todo, sticks = {at}, [at], 0
+        while todo:
+            node = self.nodes[todo.pop()]
+            sticks |= node.sticks
+            for target in node.free.values():
+                if target not in seen:
+                    seen.add(target)
+                    todo.append(target)
+        return frozenset(n for n in seen if self.nodes[n].useful), sticks
+
+
+def _classes(nodes: Iterable[_Node]) -> tuple[bytes, dict[frozenset[int], tuple[int, ...]]]:
+    """Bytes that no pattern tells apart share a class; and the classes that make up each set."""
+    literals = {SLASH}
+    sets: dict[frozenset[int], None] = {}
+    for node in nodes:
+        literals.update(node.literals)
+        sets.update((s, None) for s in node.sets if isinstance(s, frozenset))
+    kinds: dict[tuple[int, ...], int] = {}
+    table = bytearray(256)
+    for byte in range(256):
+        kind = (byte if byte in literals else -1, *(byte in s for s in sets))
+        table[byte] = kinds.setdefault(kind, len(kinds))
+    return bytes(table), {s: tuple(sorted({table[b] for b in s})) for s in sets}
+
+
+def build(plain: Sequence[Glob], sticky: Sequence[Glob]) -> Automaton:
+    """The automaton of some globs: ``plain[i]`` is bit i of `Automaton.accepts`, ``sticky[i]`` of `Automaton.sticks`.
+
+    Raises:
+        TooManyStatesError: more than MAX_STATES.
+    """
+    trie = _Trie()
+    for i, glob in enumerate(plain):
+        trie.add(glob, accept=1 << i, owner=i)
+    for i, glob in enumerate(sticky):
+        trie.add(glob, stick=1 << i)
+    return _Construction(trie, len(plain)).run()
+
+
+_Target = tuple[frozenset[int], int]
+
+
+class _Construction:
+    def __init__(self, trie: _Trie, patterns: int) -> None:
+        self.nodes = trie.nodes
+        self.patterns = patterns
+        self.classes, self.set_classes = _classes(trie.nodes)
+        self.width = max(self.classes) + 1
+        self.slash = self.classes[SLASH]
+        self.closures = [trie.closure(n) for n in range(len(trie.nodes))]
+        self.ids: dict[_Target, int] = {(frozenset(), 0): DEAD}
+        self.order: list[_Target] = [(frozenset(), 0)]
+        self.known_rows: dict[frozenset[int], list[int]] = {}
+
+    def run(self) -> Automaton:
+        start = self._id(self.closures[0][0], 0)
+        rows: list[list[int]] = []
+        while len(rows) < len(self.order):
+            alive = self.order[len(rows)][0]
+            row = self.known_rows.get(alive)
+            if row is None:
+                row = self.known_rows[alive] = self._row(alive)
+            rows.append(row[:])
+        accepts = []
+        for alive, _ in self.order:
+            mask = 0
+            for n in alive:
+                mask |= self.nodes[n].accepts
+            accepts.append(mask)
+        return Automaton(self.classes, self.width, start, rows, accepts, [sticks for _, sticks in self.order])
+
+    def _id(self, alive: frozenset[int], sticks: int) -> int:
+        key = (alive, sticks)
+        found = self.ids.get(key)
+        if found is None:
+            found = self.ids[key] = len(self.order)
+            self.order.append(key)
+            if found >= MAX_STATES:
+                raise TooManyStatesError(self._blame())
+        return found
+
+    def _row(self, alive: frozenset[int]) -> list[int]:
+        """All transitions of a set: few bytes matter to it, the rest go where the loops go."""
+        nodes, closures, classes = self.nodes, self.closures, self.classes
+        always: set[int] = set()
+        component: set[int] = set()
+        sticks = 0
+        special: dict[int, list[int]] = {}
+        for n in alive:
+            node = nodes[n]
+            if node.loop == _LOOP_ANY:
+                always |= closures[n][0]
+            elif node.loop == _LOOP_COMPONENT:
+                component |= closures[n][0]
+            for byte, child in node.literals.items():
+                special.setdefault(classes[byte], []).append(child)
+            for chosen, child in node.sets.items():
+                if isinstance(chosen, frozenset):
+                    for cls in self.set_classes[chosen]:
+                        special.setdefault(cls, []).append(child)
+                else:
+                    component |= closures[child][0]
+                    sticks |= closures[child][1]
+        usual = frozenset(always | component)
+        row = [self._id(usual, sticks)] * self.width
+        if self.slash not in special:
+            row[self.slash] = self._id(frozenset(always), 0)
+        for cls, children in special.items():
+            target, stuck = (always, 0) if cls == self.slash else (usual, sticks)
+            for child in children:
+                target = target | closures[child][0]
+                stuck |= closures[child][1]
+            row[cls] = self._id(frozenset(target), stuck)
+        return row
+
+    def _blame(self) -> list[int]:
+        counts = [0] * self.patterns
+        for alive, _ in self.order[-4096:]:
+            for pattern in {self.nodes[n].owner for n in alive}:
+                if pattern >= 0:
+                    counts[pattern] += 1
+        return sorted(range(self.patterns), key=lambda p: -counts[p])
+
+
+def merge(automaton: Automaton, labels: Sequence[Hashable]) -> list[int]:
+    """Merge states that no continuation tells apart, from the ends backwards; rewrites ``rows`` in place.
+
+    ``labels`` say what each state stands for. Two states are merged when label and row agree (a step to itself
+    agrees with a step to itself), again and again: minimal but for some cycles, and linear in practice.
+    Returns, per state, the state that stands for it.
+    """
+    rows = automaton.rows
+    count, width = len(rows), automaton.width
+    stands_for = list(range(count))
+    before: list[set[int]] = [set() for _ in range(count)]
+    for state, row in enumerate(rows):
+        for target in set(row):
+            before[target].add(state)
+    nothing = (labels[DEAD], automaton.sticks[DEAD])
+    table: dict[Hashable, int] = {(*nothing, (t,) * width): DEAD for t in (DEAD, -1)}
+    keys: list[Hashable] = [None] * count
+    todo = list(range(1, count))
+    while todo:
+        state = todo.pop()
+        if stands_for[state] != state or state == DEAD:
+            continue
+        row = rows[state]
+        shape = tuple([-1 if t == state else t for t in row]) if state in before[state] else tuple(row)
+        key = (labels[state], automaton.sticks[state], shape)
+        other = table.get(key)
+        if other is None or other == state:
+            table[key] = state
+            keys[state] = key
+            continue
+        stands_for[state] = other
+        for previous in before[state]:
+            if stands_for[previous] != previous:
+                continue
+            old = keys[previous]
+            if old is not None and table.get(old) == previous:
+                del table[old]
+                keys[previous] = None
+            rows[previous] = [other if t == state else t for t in rows[previous]]
+            before[other].add(previous)
+            todo.append(previous)
+        before[other].discard(state)
+    for state in range(count):
+        at = state
+        while stands_for[at] != at:
+            at = stands_for[at]
+        stands_for[state] = at
+    return stands_for
