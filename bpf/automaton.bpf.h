@@ -25,8 +25,10 @@ static __always_inline __u32 lowest_bit(__u64 mask)
 	return bit_index[i];
 }
 
-/* A verdict packed so that a larger number is a more severe one: action, then rule. -1: no entry holds. */
-#define am_pack(action, rule) (((action) << 16) | (rule))
+/* A verdict in one number; the larger one wins: the more severe action, then the lower rule. -1: no entry holds. */
+#define am_pack(action, rule) (((action) << 16) | (0xffff - (rule)))
+#define am_packed_action(v) ((__u32)(v) >> 16)
+#define am_packed_rule(v) (0xffff - ((v) & 0xffff))
 
 /* The first entry of list `id` (absolute) whose conditions hold; most severe, as the list is sorted. */
 __noinline int list_verdict(__u32 id, __u64 sticky, __u64 tags)
@@ -128,6 +130,20 @@ __noinline int run_automaton(__u32 slot)
 	am_mask(ix, mask);
 	id = r.p->accept_base + r.t[ix];
 	job->accept = id;
+	/* one more step with a slash: what ends in a slash and two stars matches the directory itself */
+	ix = (__u64)r.state * r.p->stride + r.p->cls['/'] + r.p->trans_base;
+	am_mask(ix, mask);
+	r.state = r.t[ix];
+	if (r.state >= r.p->sticky_first) {
+		__u32 last;
+
+		ix = (__u64)r.state * r.p->stride + r.p->stride - 1 + r.p->trans_base;
+		am_mask(ix, mask);
+		last = r.p->accept_base + r.t[ix];
+		a = bpf_map_lookup_elem(&accepts, &last);
+		if (a)
+			r.sticky |= a->sticky;
+	}
 	job->sticky = sticky = r.sticky;
 	a = bpf_map_lookup_elem(&accepts, &id);
 	if (a)
@@ -175,7 +191,7 @@ __noinline int path_verdict(__u32 slot, __u32 op, __u32 accept)
 		if (!a || !a->list[o])
 			continue;
 		v = list_verdict(p->list_base + a->list[o], job->sticky, job->exe_tags);
-		if (v >> 16 > best >> 16)
+		if (v > best)
 			best = v;
 	}
 	return best;

@@ -186,15 +186,15 @@ __noinline int judge(__u32 slot, __u32 why)
 			if (pin) {
 				int w = path_verdict(slot, op, p->accept_base + *pin);
 
-				if (w >> 16 > v >> 16) {
+				if (w > v) {
 					v = w;
 					pinned = true;
 				}
 			}
 			action = p->default_action[op];
 			if (v >= 0) {
-				action = v >> 16;
-				rule = v & 0xffff;
+				action = am_packed_action(v);
+				rule = am_packed_rule(v);
 				reason = AM_BY_RULE;
 			}
 			if (action >= job->verdict)

@@ -113,7 +113,8 @@ static __always_inline void on_exit(struct task_struct *t)
 
 /*
  * Marks what is named in `marks`, and every child of an enrolled process. User space runs it until it writes
- * nothing more: then the whole tree is marked, and what is forked meanwhile has inherited.
+ * nothing more: then the whole tree is marked, and what is forked meanwhile has inherited. Processes of a
+ * session that is no longer live are forgotten.
  * Writes one struct am_proc_key for each process that it added.
  */
 SEC("iter/task")
@@ -131,6 +132,15 @@ int mark_processes(struct bpf_iter__task *ctx)
 	tgid = t->tgid;
 	k.tgid = tgid;
 	k.start_ns = t->start_boottime;
+	p = bpf_map_lookup_elem(&procs, &k);
+	if (p) {
+		__u32 id = p->session;
+
+		s = bpf_map_lookup_elem(&sessions, &id);
+		if (s && !(s->flags & AM_S_LIVE) && !bpf_map_delete_elem(&procs, &k))
+			__sync_fetch_and_add(&nprocs, -1);
+		return 0;
+	}
 	slot = bpf_map_lookup_elem(&marks, &tgid);
 	if (slot) {
 		__u32 id = *slot;
@@ -149,9 +159,8 @@ int mark_processes(struct bpf_iter__task *ctx)
 		if (!p)
 			return 0;
 		fresh = *p;
+		fresh.exe_tags = 0;
 	}
-	if (bpf_map_lookup_elem(&procs, &k))
-		return 0;
 	if (adopt(&k, &fresh)) {
 		count(AM_C_FORK_LOST);
 		return 0;

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel programs need of the host, mounted or explained."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from agentmon.errors import NotSupportedError
+
+BPFFS = Path("/sys/fs/bpf")
+SECURITYFS = Path("/sys/kernel/security")
+_BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+def require_root() -> None:
+    """Raises NotSupportedError unless this process may load BPF programs."""
+    if os.geteuid() != 0:
+        raise NotSupportedError("loading BPF programs needs root: run with sudo, or start the agentmon service")
+
+
+def require_btf() -> None:
+    """Raises NotSupportedError if the kernel does not describe its own types (BTF)."""
+    if not _BTF.exists():
+        raise NotSupportedError(
+            f"this kernel has no BTF (`{_BTF}` is missing): use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+        )
+
+
+def mounts() -> list[tuple[str, str]]:
+    """Mount points and file-system types of this process's namespace, in mount order."""
+    table: list[tuple[str, str]] = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields, _, rest = line.partition(" - ")
+            table.append((fields.split()[4].replace("\\040", " "), rest.split()[0]))
+    return table
+
+
+def mount_if_absent(kind: str, where: Path) -> None:
+    """Mounts a kernel file system where it belongs, unless it is there.
+
+    Raises NotSupportedError with the command to run by hand.
+    """
+    if (str(where), kind) in mounts():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(kind.encode(), os.fsencode(where), kind.encode(), 0, None):
+        reason = os.strerror(ctypes.get_errno())
+        raise NotSupportedError(f"`{where}` is not mounted and cannot be ({reason}): run `mount -t {kind} {kind} {where}`")
+
+
+def cgroup2_root() -> Path:
+    """Where the cgroup v2 tree is mounted. Raises NotSupportedError if it is not."""
+    for where, kind in mounts():
+        if kind == "cgroup2":
+            return Path(where)
+    raise NotSupportedError("no cgroup v2 tree is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+
+
+def active_lsms() -> list[str] | None:
+    """The kernel's active security modules in order, or None if that cannot be read."""
+    try:
+        mount_if_absent("securityfs", SECURITYFS)
+        return (SECURITYFS / "lsm").read_text().strip().split(",")
+    except (OSError, NotSupportedError):
+        return None

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ctypes binding of the distribution's ``libbpf.so.1``: one symbol table, and thin objects over it.
+
+Works with libbpf 1.1 (Debian 12) and later. Every failure becomes a :class:`~agentmon.errors.KernelError`.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import os
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from agentmon.errors import AttachError, KernelError, NotSupportedError, VerifierError
+
+_PTR, _INT, _STR, _U32, _U64 = C.c_void_p, C.c_int, C.c_char_p, C.c_uint32, C.c_uint64
+
+#: name -> (result, arguments); bpf/libbpf.h and bpf.h of libbpf 1.1
+_SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
+    "libbpf_version_string": (_STR, []),
+    "libbpf_set_print": (_PTR, [_PTR]),
+    "bpf_object__open_file": (_PTR, [_STR, _PTR]),
+    "bpf_object__load": (_INT, [_PTR]),
+    "bpf_object__close": (None, [_PTR]),
+    "bpf_object__next_program": (_PTR, [_PTR, _PTR]),
+    "bpf_object__next_map": (_PTR, [_PTR, _PTR]),
+    "bpf_program__name": (_STR, [_PTR]),
+    "bpf_program__section_name": (_STR, [_PTR]),
+    "bpf_program__fd": (_INT, [_PTR]),
+    "bpf_program__set_autoload": (_INT, [_PTR, C.c_bool]),
+    "bpf_program__attach": (_PTR, [_PTR]),
+    "bpf_program__attach_cgroup": (_PTR, [_PTR, _INT]),
+    "bpf_program__attach_iter": (_PTR, [_PTR, _PTR]),
+    "bpf_link__pin": (_INT, [_PTR, _STR]),
+    "bpf_link__destroy": (_INT, [_PTR]),
+    "bpf_map__name": (_STR, [_PTR]),
+    "bpf_map__fd": (_INT, [_PTR]),
+    "bpf_map__pin": (_INT, [_PTR, _STR]),
+    "bpf_map__set_value_size": (_INT, [_PTR, _U32]),
+    "bpf_map__set_max_entries": (_INT, [_PTR, _U32]),
+    "bpf_map__initial_value": (_PTR, [_PTR, C.POINTER(C.c_size_t)]),
+    "bpf_obj_get": (_INT, [_STR]),
+    "bpf_obj_get_info_by_fd": (_INT, [_INT, _PTR, C.POINTER(_U32)]),
+    "bpf_map_update_elem": (_INT, [_INT, _PTR, _PTR, _U64]),
+    "bpf_map_lookup_elem": (_INT, [_INT, _PTR, _PTR]),
+    "bpf_map_delete_elem": (_INT, [_INT, _PTR]),
+    "bpf_map_get_next_key": (_INT, [_INT, _PTR, _PTR]),
+    "bpf_prog_test_run_opts": (_INT, [_INT, _PTR]),
+    "bpf_enable_stats": (_INT, [_INT]),
+    "libbpf_num_possible_cpus": (_INT, []),
+}
+
+_PRINT = C.CFUNCTYPE(_INT, _INT, _STR, _PTR)
+_LOG_LINE_BYTES = 1 << 20
+_log: list[str] = []
+
+
+@cache
+def library() -> C.CDLL:
+    """libbpf, with typed functions and its messages collected instead of printed.
+
+    Raises NotSupportedError if the library is not installed.
+    """
+    try:
+        lib = C.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise NotSupportedError(
+            "`libbpf.so.1` is not installed: install the package `libbpf1` (Debian, Ubuntu) or `libbpf` (Fedora)"
+        ) from error
+    for name, (result, arguments) in _SYMBOLS.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    lib.libbpf_set_print(C.cast(_collect, C.c_void_p))
+    return lib
+
+
+_libc = C.CDLL(None)
+
+
+@_PRINT
+def _collect(level: int, fmt: bytes, arguments: int) -> int:
+    if level < 2:  # warnings and information, not debugging
+        line = C.create_string_buffer(_LOG_LINE_BYTES)
+        _libc.vsnprintf(line, C.c_size_t(_LOG_LINE_BYTES), fmt, C.c_void_p(arguments))
+        _log.append(line.value.decode(errors="replace"))
+    return 0
+
+
+def _drain_log() -> str:
+    text = "".join(_log)
+    _log.clear()
+    return text
+
+
+def version() -> str:
+    """The library's own version, such as ``v1.1``."""
+    text: bytes = library().libbpf_version_string()
+    return text.decode()
+
+
+class Map:
+    """A BPF map by file descriptor. Keys and values are bytes of the map's own sizes."""
+
+    def __init__(self, fd: int, value_size: int) -> None:
+        self.fd = fd
+        self.value_size = value_size
+        self._lib = library()
+
+    def update(self, key: bytes, value: bytes, flags: int = 0) -> None:
+        """Sets one element. Raises KernelError (for instance when the map is full)."""
+        if self._lib.bpf_map_update_elem(self.fd, key, value, flags):
+            code = C.get_errno()
+            raise KernelError(f"cannot write a BPF map element: {os.strerror(code)}")
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """The element's value, or None."""
+        value = C.create_string_buffer(self.value_size)
+        if self._lib.bpf_map_lookup_elem(self.fd, key, value):
+            return None
+        return value.raw
+
+    def delete(self, key: bytes) -> bool:
+        """Removes one element; False if it was not there."""
+        return bool(self._lib.bpf_map_delete_elem(self.fd, key) == 0)
+
+    def keys(self, size_bytes: int) -> Iterator[bytes]:
+        """Every key that is there when its turn comes; safe against removal of the one just given."""
+        following = C.create_string_buffer(size_bytes)
+        key: bytes | None = None
+        while self._lib.bpf_map_get_next_key(self.fd, key, following) == 0:
+            key, after = following.raw, following
+            yield key
+            following = after
+
+    def close(self) -> None:
+        """Closes the descriptor; the map lives on while it is pinned or used."""
+        os.close(self.fd)
+
+
+class Program:
+    """A program of an open object."""
+
+    def __init__(self, pointer: int) -> None:
+        lib = library()
+        self.pointer = pointer
+        self.name: str = lib.bpf_program__name(pointer).decode()
+        self.section: str = lib.bpf_program__section_name(pointer).decode()
+
+    def set_autoload(self, wanted: bool) -> None:
+        """Whether loading the object loads this program."""
+        library().bpf_program__set_autoload(self.pointer, wanted)
+
+    @property
+    def fd(self) -> int:
+        """File descriptor of the loaded program."""
+        return int(library().bpf_program__fd(self.pointer))
+
+    def attach_and_pin(self, path: str, cgroup_fd: int) -> None:
+        """Attaches the program to what its section names and pins the link.
+
+        Raises AttachError with the kernel's reason.
+        """
+        lib = library()
+        _drain_log()
+        if self.section.startswith("cgroup/"):
+            link = lib.bpf_program__attach_cgroup(self.pointer, cgroup_fd)
+        elif self.section.startswith("iter/"):
+            link = lib.bpf_program__attach_iter(self.pointer, None)
+        else:
+            link = lib.bpf_program__attach(self.pointer)
+        if not link:
+            raise AttachError(f"cannot attach `{self.name}` ({self.section}): {_reason()}")
+        failed = lib.bpf_link__pin(link, path.encode())
+        reason = _reason() if failed else ""
+        lib.bpf_link__destroy(link)  # the pin keeps it attached
+        if failed:
+            raise AttachError(f"cannot pin the link of `{self.name}` at `{path}`: {reason}")
+
+
+class Object:
+    """A BPF object file: open it, adjust it, load it. Spec before privilege: opening needs no rights."""
+
+    def __init__(self, path: str) -> None:
+        lib = library()
+        _drain_log()
+        self.pointer = lib.bpf_object__open_file(path.encode(), None)
+        if not self.pointer:
+            raise KernelError(f"cannot open the BPF object `{path}`: {_reason()}")
+        self.programs = {p.name: p for p in map(Program, self._walk(lib.bpf_object__next_program))}
+        self._maps: dict[str, int] = {
+            lib.bpf_map__name(m).decode(): m for m in self._walk(lib.bpf_object__next_map)
+        }
+
+    def _walk(self, following: Any) -> Iterator[int]:
+        item = None
+        while item := following(self.pointer, item):
+            yield item
+
+    def set_value_size(self, map_name: str, size_bytes: int) -> None:
+        """Changes a map's value size before load."""
+        if library().bpf_map__set_value_size(self._maps[map_name], size_bytes):
+            raise KernelError(f"cannot resize the BPF map `{map_name}`: {_reason()}")
+
+    def set_initial(self, map_name: str, data: bytes) -> None:
+        """Sets the start of a global-data section before load."""
+        size = C.c_size_t()
+        at = library().bpf_map__initial_value(self._maps[map_name], C.byref(size))
+        if not at or size.value < len(data):
+            raise KernelError(f"the BPF section `{map_name}` is missing or too small")
+        C.memmove(at, data, len(data))
+
+    def load(self) -> None:
+        """Creates the maps and loads the programs.
+
+        Raises VerifierError with the last lines of the verifier's log, or NotSupportedError when the
+        kernel refuses the program type.
+        """
+        _drain_log()
+        C.set_errno(0)
+        failed = library().bpf_object__load(self.pointer)
+        if not failed:
+            return
+        log = _drain_log()
+        tail = "\n".join(log.splitlines()[-6:])
+        if -failed in (1, 22) and "BEGIN PROG LOAD LOG" not in log:
+            raise NotSupportedError(f"the kernel refuses to load these BPF programs: {os.strerror(-failed)}\n{tail}")
+        raise VerifierError(f"cannot load BPF programs: {os.strerror(-failed)}\n{tail}", log)
+
+    def pin_maps(self, directory: str) -> None:
+        """Pins every map under ``directory`` by its name (a leading dot, which bpffs forbids, becomes ``_``)."""
+        lib = library()
+        for name, pointer in self._maps.items():
+            if lib.bpf_map__pin(pointer, f"{directory}/{name.replace('.', '_')}".encode()):
+                raise KernelError(f"cannot pin the BPF map `{name}` in `{directory}`: {_reason()}")
+
+    def close(self) -> None:
+        """Drops the object; what is pinned lives on."""
+        if self.pointer:
+            library().bpf_object__close(self.pointer)
+            self.pointer = 0
+
+
+def _reason() -> str:
+    code = C.get_errno()
+    log = " ".join(_drain_log().split())
+    return f"{os.strerror(code)}" + (f" ({log[-400:]})" if log else "")
+
+
+class _MapInfo(C.Structure):
+    _fields_ = [(n, _U32) for n in ("type", "id", "key_size", "value_size", "max_entries", "map_flags")] + [
+        ("name", C.c_char * 16)
+    ]
+
+
+def open_pinned_map(path: str) -> Map:
+    """A map that was pinned. Raises KernelError if it is not there."""
+    lib = library()
+    fd = lib.bpf_obj_get(path.encode())
+    if fd < 0:
+        raise KernelError(f"cannot open the pinned BPF map `{path}`: {os.strerror(C.get_errno())}")
+    info = _MapInfo()
+    size = _U32(C.sizeof(info))
+    if lib.bpf_obj_get_info_by_fd(fd, C.byref(info), C.byref(size)):
+        raise KernelError(f"cannot query the pinned BPF map `{path}`: {os.strerror(C.get_errno())}")
+    return Map(fd, info.value_size)

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel side as one object: policies, sessions, enrolled processes, records, counters."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentmon.errors import KernelError
+from agentmon.kernel import host, objects, wire
+from agentmon.kernel.libbpf import Map
+from agentmon.kernel.ring import Ring
+from agentmon.kernel.tables import U32, Tables, open_maps
+from agentmon.model.events import Event, ProcessKey
+from agentmon.model.operations import Tier
+from agentmon.model.tables import CompiledPolicy
+
+PIN_ROOT = host.BPFFS / "agentmon"
+MAX_SESSIONS = 1024
+EVENTS_BYTES = 4 << 20
+LIVE, DOOMED = 1, 2
+
+SESSION = struct.Struct("=IIQ")
+PROC_KEY = struct.Struct("=QII")
+PROC = struct.Struct("=IIQQQ")
+
+COUNTERS = (
+    "decisions", "blocked", "ring_lost", "scratch_exhausted", "path_too_long", "path_unreachable", "path_unstable",
+    "path_retried", "fork_refused", "fork_lost", "no_state", "signal_failed", "seen_failed", "read_failed",
+)  # fmt: skip
+
+_MAPS = (
+    "arena", "policies", "accepts", "lists", "net", "pins", "sessions", "procs", "marks", "events", "counters",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What the kernel keeps of an enrolled process (``struct am_proc``)."""
+
+    session: int
+    exe_tags: int
+    serial: int
+
+
+class Monitor:
+    """The loaded programs and their maps.
+
+    Closing it, or the death of this process, changes nothing in the kernel: pins go on enforcing until ``detach``.
+    """
+
+    def __init__(self, pins: objects.Pins, *, adopted: bool, why_react: str, states: dict[str, str] | None) -> None:
+        self.tier = pins.tier
+        self.adopted = adopted
+        self.why_react = why_react
+        self.malformed = 0
+        self._pins = pins
+        self._states = states
+        self._maps = open_maps(pins.maps, _MAPS)
+        arena = self._maps["arena"]
+        self._arena = mmap.mmap(arena.fd, arena.value_size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.tables = Tables(self._maps, memoryview(self._arena))
+        self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
+        self._serial = max((s for _, _, s in self._session_values().values()), default=0)
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        pin_dir: Path = PIN_ROOT,
+        tier: Tier | None = None,
+        skip: Collection[str] = (),
+        arena_bytes: int = 16 << 20,
+    ) -> Monitor:
+        """Takes over what is pinned under ``pin_dir``, or loads, attaches and pins the programs.
+
+        ``tier`` forces one; ``skip`` leaves programs out (for tests of ``doctor``).
+        Raises NotSupportedError with the remedy, VerifierError, AttachError, or KernelError when another build of
+        agentmon still guards live sessions there.
+        """
+        host.require_root()
+        host.require_btf()
+        host.mount_if_absent("bpf", host.BPFFS)
+        why_react = ""
+        if tier is None:
+            tier, why_react = objects.choose_tier()
+        pins = objects.pins_of(pin_dir, tier)
+        for other in objects.foreign(pin_dir, pins):
+            if _live_sessions(other):
+                raise KernelError(
+                    f"another build of agentmon guards live sessions (pins in `{other}`): end them, or run"
+                    " `agentmon release --all` with that build"
+                )
+            objects.remove(other)
+        if objects.is_complete(pins) and not skip:
+            missing = [n for n, s in objects.status(pins).items() if s != "attached" and n not in objects.OPTIONAL]
+            if _live_sessions(pins.directory) or not missing:
+                return cls(pins, adopted=True, why_react=why_react, states=None)
+        objects.remove(pins.directory)
+        states = objects.load(pins, arena_bytes=arena_bytes, skip=skip)
+        return cls(pins, adopted=False, why_react=why_react, states=states)
+
+    def programs(self) -> dict[str, str]:
+        """Program name -> ``attached`` or ``missing: reason``."""
+        states = objects.status(self._pins)
+        for name, state in (self._states or {}).items():
+            if state != "attached":
+                states[name] = state
+        return states
+
+    @property
+    def pin_directory(self) -> Path:
+        """Where links and maps of this build are pinned."""
+        return self._pins.directory
+
+    # ---- policies and sessions
+
+    def install_policy(self, policy: CompiledPolicy) -> tuple[int, int]:
+        """Writes a policy; returns (slot, generation). Raises KernelError if it does not fit."""
+        return self.tables.install(policy)
+
+    def remove_policy(self, slot: int) -> None:
+        """Frees a policy slot. Raises KernelError while a session uses it."""
+        users = [s for s, (policy, flags, _) in self.sessions().items() if policy == slot and flags & LIVE]
+        if users:
+            raise KernelError(f"policy slot {slot} is in use by session slots {users}")
+        self.tables.remove(slot)
+
+    def open_session(self, policy_slot: int) -> tuple[int, int]:
+        """A new live session under an installed policy; returns (slot, serial). Raises KernelError when all are in use."""
+        values = self._session_values()
+        busy = {state.session for state in self.processes().values()}
+        for slot in range(MAX_SESSIONS):
+            if slot not in busy and not values.get(slot, (0, 0, 0))[1] & LIVE:
+                self._serial += 1
+                self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy_slot, LIVE, self._serial))
+                return slot, self._serial
+        raise KernelError(f"all {MAX_SESSIONS} session slots are in use: release sessions that are not needed")
+
+    def close_session(self, slot: int) -> None:
+        """Ends a session: what is left of it runs on unfenced, and is no longer tracked."""
+        policy, _, serial = self._session_values()[slot]
+        self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy, 0, serial))
+        while any(state.session == slot for _, state in self._process_items()):
+            self._enumerate()
+
+    def doom_session(self, slot: int) -> None:
+        """Denies everything to a session; each of its processes is killed at its next operation."""
+        policy, flags, serial = self._session_values()[slot]
+        self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy, flags | DOOMED, serial))
+
+    def sessions(self) -> dict[int, tuple[int, int, int]]:
+        """Live session slots -> (policy slot, flags, serial)."""
+        return {slot: value for slot, value in self._session_values().items() if value[1] & LIVE}
+
+    def _session_values(self) -> dict[int, tuple[int, int, int]]:
+        found: dict[int, tuple[int, int, int]] = {}
+        for slot in range(MAX_SESSIONS):
+            value = self._maps["sessions"].lookup(U32.pack(slot))
+            if value and any(value):
+                found[slot] = SESSION.unpack(value)
+        return found
+
+    # ---- processes
+
+    def enroll(self, pids: Collection[int], session: int) -> list[ProcessKey]:
+        """Marks processes and, to a fixpoint, all their descendants. What they fork from here on inherits.
+
+        Returns what was added. A PID that is gone or already enrolled adds nothing. Raises KernelError if the
+        process table fills up.
+        """
+        before = self.counters()["fork_lost"]
+        added: list[ProcessKey] = []
+        with self._marked(pids, session):
+            while fresh := self._enumerate():
+                added += fresh
+        if self.counters()["fork_lost"] != before:
+            raise KernelError("the kernel's process table is full: end sessions, then enrol again")
+        return added
+
+    @contextmanager
+    def _marked(self, pids: Collection[int], session: int) -> Iterator[None]:
+        for pid in pids:
+            self._maps["marks"].update(U32.pack(pid), U32.pack(session))
+        try:
+            yield
+        finally:
+            for pid in pids:
+                self._maps["marks"].delete(U32.pack(pid))
+
+    def _enumerate(self) -> list[ProcessKey]:
+        data = b""
+        fd = os.open(self._pins.enumerator, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while chunk := os.read(fd, 1 << 16):
+                data += chunk
+        finally:
+            os.close(fd)
+        return [ProcessKey(pid, start_ns) for start_ns, pid, _ in PROC_KEY.iter_unpack(data)]
+
+    def processes(self) -> dict[ProcessKey, ProcessState]:
+        """Every enrolled process."""
+        return dict(self._process_items())
+
+    def process(self, key: ProcessKey) -> ProcessState | None:
+        """One enrolled process, or None."""
+        value = self._maps["procs"].lookup(PROC_KEY.pack(key.start_ns, key.pid, 0))
+        return _state(value) if value else None
+
+    def _process_items(self) -> Iterator[tuple[ProcessKey, ProcessState]]:
+        procs = self._maps["procs"]
+        for raw in procs.keys(PROC_KEY.size):
+            value = procs.lookup(raw)
+            if value:
+                start_ns, pid, _ = PROC_KEY.unpack(raw)
+                yield ProcessKey(pid, start_ns), _state(value)
+
+    def set_exe_tags(self, key: ProcessKey, tags: int) -> None:
+        """Sets the exe tags of a process that was enrolled while it ran (later execs set their own)."""
+        raw = PROC_KEY.pack(key.start_ns, key.pid, 0)
+        value = self._maps["procs"].lookup(raw)
+        if value:
+            session, flags, _, labels, serial = PROC.unpack(value)
+            self._maps["procs"].update(raw, PROC.pack(session, flags, tags, labels, serial), 2)  # BPF_EXIST
+
+    # ---- records and counters
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable when a record waits that should not wait longer."""
+        return self._ring.fd
+
+    def read(self, limit: int = 10_000) -> list[Event]:
+        """Decoded records, oldest first. A malformed one is counted in ``malformed`` and dropped."""
+        events: list[Event] = []
+        for record in self._ring.read(limit):
+            try:
+                events.append(wire.decode(record))
+            except KernelError:
+                self.malformed += 1
+        return events
+
+    def counters(self) -> dict[str, int]:
+        """``enum am_counter``, summed over CPUs."""
+        counters: Map = self._maps["counters"]
+        totals: dict[str, int] = {}
+        per_cpu = 8 * _possible_cpus()
+        counters.value_size = per_cpu
+        for i, name in enumerate(COUNTERS):
+            value = counters.lookup(U32.pack(i)) or bytes(per_cpu)
+            totals[name] = sum(v for (v,) in struct.iter_unpack("=Q", value))
+        return totals
+
+    def memory_bytes(self) -> int:
+        """Kernel memory of the maps, as the kernel accounts it."""
+        total = 0
+        for path in self._pins.maps.iterdir():
+            try:
+                total += _memlock(path)
+            except (KernelError, OSError):
+                continue
+        return total
+
+    # ---- end
+
+    def detach(self) -> None:
+        """Unpins and detaches everything: no session is guarded any more."""
+        self.close()
+        objects.remove(self._pins.directory)
+        if self._pins.root.is_dir() and not any(self._pins.root.iterdir()):
+            self._pins.root.rmdir()
+
+    def close(self) -> None:
+        """Forgets descriptors and mappings. The pins go on enforcing."""
+        self._ring.close()
+        self.tables.close()
+        self._arena.close()
+        for item in self._maps.values():
+            item.close()
+        self._maps.clear()
+
+
+def _state(value: bytes) -> ProcessState:
+    session, _, tags, _, serial = PROC.unpack(value)
+    return ProcessState(session, tags, serial)
+
+
+def _possible_cpus() -> int:
+    from agentmon.kernel.libbpf import library
+
+    return int(library().libbpf_num_possible_cpus())
+
+
+def _memlock(path: Path) -> int:
+    from agentmon.kernel.libbpf import open_pinned_map
+
+    item = open_pinned_map(str(path))
+    try:
+        for line in Path(f"/proc/self/fdinfo/{item.fd}").read_text().splitlines():
+            if line.startswith("memlock:"):
+                return int(line.split()[1])
+        return 0
+    finally:
+        item.close()
+
+
+def _live_sessions(directory: Path) -> bool:
+    """Whether pins under ``directory`` guard enrolled processes."""
+    try:
+        maps = open_maps(directory / "maps", ("procs", "sessions"))
+    except KernelError:
+        return False
+    try:
+        live = {
+            slot
+            for slot in range(MAX_SESSIONS)
+            if (value := maps["sessions"].lookup(U32.pack(slot))) and SESSION.unpack(value)[1] & LIVE
+        }
+        for raw in maps["procs"].keys(PROC_KEY.size):
+            value = maps["procs"].lookup(raw)
+            if value and PROC.unpack(value)[0] in live:
+                return True
+        return False
+    finally:
+        for item in maps.values():
+            item.close()

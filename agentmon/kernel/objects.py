@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built BPF objects: choosing a tier, loading, attaching, pinning, and taking over what is pinned.
+
+Everything is pinned: programs go on enforcing when the process that loaded them is gone. The pins of one build live in
+a directory named after tier and build, so that another build never mistakes them for its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentmon.errors import AttachError, KernelError, NotSupportedError, VerifierError
+from agentmon.kernel import host, libbpf
+from agentmon.model.operations import Tier
+
+DIRECTORY = Path(__file__).parent / "objects"
+#: Programs without which a tier still works, because the kernel may lack what they hook.
+OPTIONAL = frozenset({"ring_submit"})
+_ENUMERATOR = "mark_processes"
+_FILES = {Tier.LSM: "lsm.bpf.o", Tier.REACT: "react.bpf.o"}
+
+
+def object_path(tier: Tier) -> Path:
+    """The built object of a tier, checked against the manifest.
+
+    Raises NotSupportedError if it was not built, KernelError if it is not the one that was.
+    """
+    path = DIRECTORY / _FILES[tier]
+    manifest = DIRECTORY / "manifest.json"
+    if not path.exists() or not manifest.exists():
+        raise NotSupportedError(f"the BPF object `{path.name}` is not built: run `./dev build`")
+    wanted = json.dumps(json.loads(manifest.read_text()))
+    if _digest(path) not in wanted:
+        raise KernelError(f"`{path}` differs from its manifest: run `./dev build`")
+    return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def choose_tier() -> tuple[Tier, str]:
+    """The best tier of this host, and why it is not a better one (empty for LSM). Really loads a program."""
+    lsms = host.active_lsms()
+    if lsms is not None and "bpf" not in lsms:
+        return Tier.REACT, (
+            f"BPF is not among the active security modules ({','.join(lsms)}): boot with `lsm={','.join([*lsms, 'bpf'])}`"
+        )
+    probe = libbpf.Object(str(object_path(Tier.LSM)))
+    try:
+        for program in probe.programs.values():
+            program.set_autoload(program.name == "fork_check")
+        probe.load()
+    except NotSupportedError:
+        return Tier.REACT, "the kernel refuses BPF LSM programs: use one with CONFIG_BPF_LSM=y and `bpf` in `lsm=`"
+    except VerifierError as error:
+        return Tier.REACT, f"the kernel rejects the BPF LSM programs: {error}"
+    finally:
+        probe.close()
+    return Tier.LSM, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Where one build of one tier is pinned."""
+
+    root: Path
+    tier: Tier
+    build: str
+
+    @property
+    def directory(self) -> Path:
+        """Directory of this build's pins."""
+        return self.root / f"{self.tier.name.lower()}-{self.build[:12]}"
+
+    @property
+    def maps(self) -> Path:
+        return self.directory / "maps"
+
+    @property
+    def links(self) -> Path:
+        return self.directory / "links"
+
+    @property
+    def enumerator(self) -> Path:
+        """The pinned iterator: reading it marks processes."""
+        return self.links / _ENUMERATOR
+
+
+def pins_of(root: Path, tier: Tier) -> Pins:
+    """The pins that the built object of ``tier`` would have under ``root``."""
+    return Pins(root, tier, _digest(object_path(tier)))
+
+
+def foreign(root: Path, own: Pins) -> list[Path]:
+    """Pin directories of other builds or tiers under ``root``."""
+    if not root.is_dir():
+        return []
+    return sorted(p for p in root.iterdir() if p.is_dir() and p != own.directory)
+
+
+def is_complete(pins: Pins) -> bool:
+    """Whether every map and the enumerator of these pins is there (links may have been taken away: see ``doctor``)."""
+    return pins.enumerator.exists() and (pins.maps / "procs").exists() and (pins.maps / "events").exists()
+
+
+def load(pins: Pins, *, arena_bytes: int, skip: Collection[str]) -> dict[str, str]:
+    """Loads, attaches and pins the tier's programs. Nothing stays behind when it fails.
+
+    Returns program name -> ``attached`` or ``missing: reason`` (skipped ones, and optional ones that the kernel lacks).
+    Raises KernelError and its kinds.
+    """
+    if arena_bytes & (arena_bytes - 1) or arena_bytes < 8192:
+        raise ValueError("arena_bytes must be a power of two, at least 8192")
+    obj = libbpf.Object(str(object_path(pins.tier)))
+    cgroup = -1
+    state: dict[str, str] = {}
+    try:
+        obj.set_value_size("arena", arena_bytes)
+        obj.set_initial(".rodata.knobs", struct.pack("=Q", arena_bytes // 2 - 1))
+        for name in skip:
+            obj.programs[name].set_autoload(False)
+        try:
+            obj.load()
+        except (VerifierError, NotSupportedError):
+            # an optional hook may not exist here; if something else was wrong, this fails again
+            obj.close()
+            obj = libbpf.Object(str(object_path(pins.tier)))
+            obj.set_value_size("arena", arena_bytes)
+            obj.set_initial(".rodata.knobs", struct.pack("=Q", arena_bytes // 2 - 1))
+            skip = {*skip, *OPTIONAL & obj.programs.keys()}
+            for name in skip:
+                obj.programs[name].set_autoload(False)
+            obj.load()
+        pins.maps.mkdir(parents=True)
+        pins.links.mkdir()
+        obj.pin_maps(str(pins.maps))
+        if pins.tier is Tier.REACT:
+            cgroup = os.open(host.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for name, program in obj.programs.items():
+            if name in skip:
+                continue
+            try:
+                program.attach_and_pin(str(pins.links / name), cgroup)
+                state[name] = "attached"
+            except AttachError as error:
+                if name not in OPTIONAL:
+                    raise
+                state[name] = f"missing: {error}"
+    except BaseException:
+        remove(pins.directory)
+        raise
+    finally:
+        if cgroup >= 0:
+            os.close(cgroup)
+        obj.close()
+    return state
+
+
+def status(pins: Pins) -> dict[str, str]:
+    """Program name -> ``attached`` or ``missing: …``, from the pins alone."""
+    obj = libbpf.Object(str(object_path(pins.tier)))
+    try:
+        return {
+            name: "attached" if (pins.links / name).exists() else "missing: its link is not pinned"
+            for name in obj.programs
+        }
+    finally:
+        obj.close()
+
+
+def remove(directory: Path) -> None:
+    """Unpins everything below ``directory``: what is attached by these pins alone is detached."""
+    if not directory.is_dir():
+        return
+    for here, directories, files in os.walk(directory, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(here, name))
+        for name in directories:
+            os.rmdir(os.path.join(here, name))
+    directory.rmdir()
