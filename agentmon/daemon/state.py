@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the next daemon must know of live sessions if this one is killed: one JSON file a session."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from agentmon.errors import AgentmonError
+from agentmon.model.events import ProcessKey
+from agentmon.model.operations import Action
+from agentmon.model.tables import RuleInfo
+
+_VERSION = 1
+
+
+@dataclass(slots=True)
+class SessionState:
+    """A live session, as written to ``/run/agentmon/sessions``."""
+
+    id: str
+    slot: int
+    serial: int
+    policy: str
+    policy_slot: int
+    generation: int
+    digest: str  # of the compiled policy
+    text: str  # of the policy, or "" for an installed pack
+    file: str
+    workspace: str
+    home: str
+    user: str
+    uid: int
+    command: str
+    started_ns: int
+    rules: list[RuleInfo] = field(default_factory=list)
+    frozen: list[ProcessKey] = field(default_factory=list)  # stopped for enrolment right now
+
+
+class StateDirectory:
+    """The directory of these files. Only root reads it: policies may tell secrets of the host."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `AgentmonError` when it cannot be made."""
+        self.path = path / "sessions"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise AgentmonError(f"cannot make `{self.path}`: {error}; agentmon needs root") from error
+
+    def save(self, state: SessionState) -> None:
+        """Write atomically. Raises `OSError`."""
+        target = self.path / f"{state.id}.json"
+        new = target.with_suffix(".new")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump({"version": _VERSION, **asdict(state)}, file)
+        os.replace(new, target)
+
+    def remove(self, session_id: str) -> None:
+        """Forget a session."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / f"{session_id}.json").unlink()
+
+    def load(self) -> Iterator[SessionState | str]:
+        """Every session found; a string says why a file could not be used."""
+        for path in sorted(self.path.glob("s-*.json")):
+            try:
+                data = json.loads(path.read_text(encoding="utf-8"))
+                if data.pop("version") != _VERSION:
+                    raise ValueError("another version")
+                data["rules"] = [RuleInfo(**{**rule, "action": Action(rule["action"])}) for rule in data["rules"]]
+                data["frozen"] = [ProcessKey(**key) for key in data["frozen"]]
+                yield SessionState(**data)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                yield f"`{path}` cannot be used: {error}"

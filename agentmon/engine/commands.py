@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine asks the daemon to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentmon.model.events import Decision, ProcessKey
+from agentmon.model.records import Record
+
+
+@dataclass(slots=True)  # not frozen: one is made per event, and freezing costs a microsecond
+class Report:
+    """Append the record to the audit log and show it to watchers."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The kernel's verdict is not the reference's: a bug of agentmon; report it loudly."""
+
+    record: Record
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End this process now: it did what the kernel could not judge."""
+
+    process: ProcessKey
+    session: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveScript:
+    """Find the true path of a script named by a process, then call `Engine.script`."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """The last process of the session has ended: free its slot."""
+
+    slot: int
+    session: str
+
+
+Command = Report | Mismatch | Kill | ResolveScript | EndSession

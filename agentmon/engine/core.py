@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: attributes each event, cross-checks each verdict, and says what is to be done.
+
+Sans-IO, after mitmproxy's ``proxy/layer.py``: no clock, no socket, no kernel. The caller hands in events and the
+wall clock, and executes the commands that come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Report, ResolveScript
+from agentmon.engine.sessions import Process, Session, View
+from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
+from agentmon.model.operations import Action, Operation, Reason
+from agentmon.model.records import Record
+
+_OPERATION = {int(operation): operation.word for operation in Operation}
+_ACTION = {int(action): action.word for action in Action}
+_SCRIPT = int(Flag.SCRIPT)
+_SCRIPT_OR_PINNED = int(Flag.SCRIPT | Flag.PINNED)
+_DENY = int(Action.DENY)
+_CONNECT = int(Operation.CONNECT)
+_EXEC = int(Operation.EXEC)
+
+#: What people read when no rule gave the verdict.
+REASONS: Mapping[int, str] = {
+    Reason.RULE: "",
+    Reason.DEFAULT: "no rule matches: the default of the operation",
+    Reason.PATH_TOO_LONG: "the path is longer than 4,095 bytes",
+    Reason.PATH_UNREACHABLE: "the path cannot be reached from the root",
+    Reason.PATH_UNSTABLE: "the path was renamed while it was judged",
+    Reason.NO_SCRATCH: "no scratch memory was free",
+    Reason.NO_STATE: "the process could not be tracked",
+    Reason.BAD_FAMILY: "no rule can judge this socket family",
+    Reason.FOREIGN_ABI: "a system call ABI that cannot be judged here",
+    Reason.RING_OPEN: "io_uring opens a file where it cannot be judged",
+}
+
+#: Ended processes remembered, so that a message sent by one of them is not taken for an outsider's.
+_RECENT_EXITS = 4096
+
+
+class Engine:
+    """All sessions of one daemon."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, Session] = {}
+        self._exits: dict[int, str] = {}  # pid -> session, oldest first
+        self.mismatches = 0
+        self.unattributed = 0
+
+    # -- sessions ---------------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> Collection[Session]:
+        """Live sessions."""
+        return self._sessions.values()
+
+    def session(self, slot: int) -> Session | None:
+        """The live session in this kernel slot."""
+        return self._sessions.get(slot)
+
+    def find(self, session_id: str) -> Session | None:
+        """The live session of this id."""
+        return next((s for s in self._sessions.values() if s.id == session_id), None)
+
+    def open(self, session: Session) -> None:
+        """Know a session, before its first process is enrolled, so that no event of it is unattributed."""
+        if session.slot in self._sessions:
+            raise ValueError(f"slot {session.slot} is in use by {self._sessions[session.slot].id}")
+        self._sessions[session.slot] = session
+
+    def enrolled(self, slot: int, processes: Iterable[Process]) -> None:
+        """Add processes that joined by enrolment, not by fork."""
+        session = self._sessions[slot]
+        for process in processes:
+            session.processes.setdefault(process.key, process)
+
+    def new_generation(self, slot: int, generation: int, view: View) -> None:
+        """A policy went into force; earlier generations stay, for records still on their way."""
+        session = self._sessions[slot]
+        session.view = session.generations[generation] = view
+
+    def close(self, slot: int, now_ns: int, how: str) -> list[Command]:
+        """Forget a session (released, or refused at enrolment). Returns the record to report."""
+        session = self._sessions.pop(slot, None)
+        if session is None:
+            return []
+        session.ended_ns = now_ns
+        return [Report(self._session_record(session, now_ns, how))]
+
+    def was_enrolled(self, pid: int) -> str | None:
+        """Id of the session that `pid` belongs to, or belonged to when it ended lately."""
+        for session in self._sessions.values():
+            if any(key.pid == pid for key in session.processes):
+                return session.id
+        return self._exits.get(pid)
+
+    def reconcile(self, alive: Mapping[ProcessKey, int], now_ns: int) -> list[Command]:
+        """Compare with the kernel's own table (key -> slot): records of ends may have been lost."""
+        commands: list[Command] = []
+        for session in list(self._sessions.values()):
+            for key in [k for k in session.processes if alive.get(k) != session.slot]:
+                del session.processes[key]
+            for key, slot in alive.items():
+                if slot == session.slot and key not in session.processes:
+                    session.processes[key] = Process(key, 0, -1, "?")
+            if not session.processes:
+                commands += self._end(session, now_ns)
+        return commands
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_ns: int) -> list[Command]:
+        """Take one event of the kernel. `now_ns`: wall clock. Never raises for odd events."""
+        if type(event) is Decision:
+            return self._decision(event, now_ns)
+        assert isinstance(event, ProcessEvent)
+        return self._process(event, now_ns)
+
+    def _decision(self, event: Decision, now_ns: int) -> list[Command]:
+        session = self._sessions.get(event.session)
+        operation = event.operation
+        object_ = event.object
+        verdict = event.verdict
+        text = object_.decode("utf-8", "surrogateescape") if type(object_) is bytes else str(object_)
+        rule = event.rule
+        key = event.process
+        if session is None:
+            self.unattributed += 1
+            return [
+                Report(
+                    Record(
+                        now_ns, "decision", f"slot-{event.session}", key.pid, key.start_ns, event.uid, event.comm,
+                        _OPERATION[operation], text, _ACTION[verdict], str(rule), REASONS[event.reason],
+                        _flags(event.flags),
+                    )
+                )
+            ]  # fmt: skip
+        view = session.generations.get(event.generation) or session.view
+        session.decisions += 1
+        rule_id = reason = ""
+        if rule < len(view.rules):
+            info = view.rules[rule]
+            rule_id, reason = info.id, info.reason
+        else:
+            reason = REASONS[event.reason]
+        flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
+        if flags & _SCRIPT and not verdict >= _DENY:
+            return [ResolveScript(event)]
+        record = Record(
+            now_ns, "decision", session.id, key.pid, key.start_ns, event.uid, event.comm, _OPERATION[operation],
+            text, _ACTION[verdict], rule_id, reason, _flags(flags) if flags else "",
+        )  # fmt: skip
+        commands: list[Command] = [Report(record)]
+        if verdict >= _DENY:
+            self._blocked(session, event, record)
+        # The kernel's own reasons (no memory, unstable path, …) and pinned inodes cannot be told from a path.
+        if not flags & _SCRIPT_OR_PINNED and event.reason <= Reason.DEFAULT and view.judge is not None:
+            if operation < _CONNECT:
+                assert type(object_) is bytes
+                expected = view.judge.path(operation, object_, event.exe_tags)
+            elif type(object_) is not bytes:
+                expected = view.judge.net(operation, object_.packed, object_.port, event.exe_tags)
+            else:
+                return commands
+            if expected.action != verdict:
+                commands.append(self._mismatch(record, expected.action, expected.rule, view))
+        return commands
+
+    def _blocked(self, session: Session, event: Decision, record: Record) -> None:
+        session.count_blocked(record.operation, record.object, record.rule, record.reason)
+        process = session.processes.get(event.process)
+        if process is not None:
+            process.blocked += 1
+        if event.operation == _EXEC:
+            session.last_blocked_exec = (event.process.pid, record.rule, record.reason)
+
+    def _mismatch(self, record: Record, action: Action, rule: int, view: View) -> Mismatch:
+        self.mismatches += 1
+        name = view.rules[rule].id if rule < len(view.rules) else "default"
+        message = (
+            f"the kernel's verdict `{record.verdict}` ({record.rule or 'default'}) on {record.operation} of "
+            f"`{record.object}` differs from the reference `{action.word}` ({name}); please report this"
+        )
+        return Mismatch(record._replace(kind="mismatch", detail=message), message)
+
+    def script(self, decision: Decision, path: bytes | None, now_ns: int) -> list[Command]:
+        """A script's true path was found (None: it is gone, which is judged as its name was given)."""
+        session = self._sessions.get(decision.session)
+        if session is None:
+            return []
+        view = session.generations.get(decision.generation) or session.view
+        given = decision.object if isinstance(decision.object, bytes) else b""
+        target = path if path is not None else given
+        action, rule = decision.verdict, decision.rule
+        if view.judge is not None and target.startswith(b"/"):
+            expected = view.judge.path(Operation.EXEC, target, decision.exe_tags)
+            action, rule = expected.action, expected.rule
+        info = view.rules[rule] if rule < len(view.rules) else None
+        record = Record(
+            now_ns, "decision", session.id, decision.process.pid, decision.process.start_ns, decision.uid,
+            decision.comm, "exec", target.decode("utf-8", "surrogateescape"), action.word,
+            info.id if info else "", info.reason if info else REASONS[Reason.DEFAULT], _flags(decision.flags),
+        )  # fmt: skip
+        commands: list[Command] = []
+        if action.blocks:
+            self._blocked(session, decision, record)
+            commands.append(Kill(decision.process, session.id, f"exec of `{record.object}`"))
+        commands.append(Report(record))
+        return commands
+
+    def _process(self, event: ProcessEvent, now_ns: int) -> list[Command]:
+        session = self._sessions.get(event.session)
+        key = event.process
+        word = event.what.name.lower().replace("_", "-")
+        record = Record(
+            now_ns, "process", session.id if session else f"slot-{event.session}", key.pid, key.start_ns,
+            event.uid, event.comm, word, detail=f"parent {event.ppid}",
+        )  # fmt: skip
+        if session is None:
+            self.unattributed += 1
+            return [Report(record)]
+        processes = session.processes
+        if event.what is What.EXIT:
+            processes.pop(key, None)
+            self._remember_exit(key.pid, session.id)
+            record = record._replace(detail=f"status {event.exit_code}")
+            commands: list[Command] = [Report(record)]
+            if not processes:
+                commands += self._end(session, now_ns)
+            return commands
+        if event.what is What.FORK_LOST:
+            message = f"a child of process {event.ppid} could not be tracked; it was not let go"
+            return [Mismatch(record._replace(kind="mismatch", detail=message), message)]
+        known = processes.get(key)
+        if known is None:
+            processes[key] = Process(key, event.ppid, event.uid, event.comm)
+        else:
+            known.comm, known.uid = event.comm, event.uid
+        return [Report(record)]
+
+    def _remember_exit(self, pid: int, session_id: str) -> None:
+        self._exits.pop(pid, None)
+        self._exits[pid] = session_id
+        if len(self._exits) > _RECENT_EXITS:
+            del self._exits[next(iter(self._exits))]
+
+    def _end(self, session: Session, now_ns: int) -> list[Command]:
+        self._sessions.pop(session.slot, None)
+        session.ended_ns = now_ns
+        return [
+            Report(self._session_record(session, now_ns, "ended")),
+            EndSession(session.slot, session.id),
+        ]
+
+    @staticmethod
+    def _session_record(session: Session, now_ns: int, how: str) -> Record:
+        return Record(
+            now_ns, "session", session.id, uid=session.uid, operation=how,
+            detail=f"policy {session.policy}, {session.decisions} decisions, {session.blocked} blocked",
+        )  # fmt: skip
+
+
+def _flags(flags: int) -> str:
+    return ",".join(f.name.lower() for f in Flag if flags & f and f.name)
+

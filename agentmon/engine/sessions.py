@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions and their processes, as the engine knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agentmon.model.events import ProcessKey
+from agentmon.model.operations import Action, Operation
+from agentmon.model.tables import RuleInfo
+
+#: Different blocked objects remembered per session for its summary; more are only counted.
+BLOCKED_KINDS = 1000
+
+
+class Judgement(Protocol):
+    """A verdict of the reference semantics. ``rule`` is an index, or ``NO_RULE``."""
+
+    @property
+    def action(self) -> Action: ...
+
+    @property
+    def rule(self) -> int: ...
+
+
+class Judge(Protocol):
+    """The daemon's evaluator of one compiled policy."""
+
+    def path(self, operation: Operation, path: bytes, exe_tags: int = 0) -> Judgement: ...
+
+    def net(
+        self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0
+    ) -> Judgement: ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One generation of a session's policy: its rules' names, and how to judge by it.
+
+    ``judge`` is None when the policy in force was compiled by an earlier daemon from text that has changed since.
+    """
+
+    rules: Sequence[RuleInfo]
+    judge: Judge | None
+
+
+@dataclass(slots=True)
+class Process:
+    """A live process of a session."""
+
+    key: ProcessKey
+    parent_pid: int
+    uid: int
+    comm: str
+    blocked: int = 0
+
+
+@dataclass(slots=True)
+class Session:
+    """One enrolment, with all its processes."""
+
+    id: str
+    slot: int
+    policy: str
+    uid: int  # of the owner
+    started_ns: int  # wall clock
+    view: View
+    workspace: str = ""
+    command: str = ""
+    generations: dict[int, View] = field(default_factory=dict)
+    processes: dict[ProcessKey, Process] = field(default_factory=dict)
+    decisions: int = 0
+    blocked: int = 0
+    blocked_kinds: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
+    last_blocked_exec: tuple[int, str, str] | None = None  # pid, rule, reason
+    ended_ns: int = 0
+
+    def count_blocked(self, operation: str, object_: str, rule: str, reason: str) -> None:
+        """Remember one blocked operation for the summary."""
+        self.blocked += 1
+        kind = (operation, object_, rule, reason)
+        kinds = self.blocked_kinds
+        if kind in kinds or len(kinds) < BLOCKED_KINDS:
+            kinds[kind] = kinds.get(kind, 0) + 1
