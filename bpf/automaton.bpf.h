@@ -55,8 +55,8 @@ __noinline int list_verdict(__u32 id, __u64 sticky, __u64 tags)
 	return -1;
 }
 
-/* Bytes that one callback of bpf_loop takes: the verifier follows at most 8,192 pending jumps, two a byte here. */
-#define AM_CHUNK 64
+/* Bytes that one callback of bpf_loop takes: more costs the verifier time in every program, fewer cost a call each. */
+#define AM_CHUNK 16
 
 struct am_run {
 	struct am_job *job;

@@ -34,6 +34,18 @@ char LICENSE[] SEC("license") = "GPL";
 #define FMODE_EXEC 0x20 /* __FMODE_EXEC in f_flags: opened to be run, judged in bprm_check_security */
 #define MSG_FASTOPEN 0x20000000
 
+/* Returns: -EPERM for a verdict that blocks, else 0; as two constants, Linux 6.12 rejects the negation that clang makes. */
+static __always_inline int answer(__u32 verdict)
+{
+	int err = 0;
+
+	if (verdict >= AM_HOLD) {
+		err = -EPERM;
+		asm volatile("" : "+r"(err));
+	}
+	return err;
+}
+
 /* One path operation from a hook that has typed arguments. */
 static __always_inline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 inode, __u32 flags)
 {
@@ -47,7 +59,7 @@ static __always_inline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 
 		report_bare(&a, AM_READ, AM_DENY, AM_NO_STATE, 0);
 		return -EPERM;
 	}
-	return decide_path(&a, ops, mnt, dentry, inode, flags, false) >= AM_HOLD ? -EPERM : 0;
+	return answer(decide_path(&a, ops, mnt, dentry, inode, flags, false));
 }
 
 static __always_inline bool pseudo(__u64 mnt)
@@ -138,7 +150,7 @@ int BPF_PROG(socket_check, int family, int type, int protocol, int kern)
 		count(AM_C_NO_STATE);
 		return -EPERM;
 	}
-	return decide_family(&a, family, protocol, false) >= AM_HOLD ? -EPERM : 0;
+	return answer(decide_family(&a, family, protocol, false));
 }
 
 /* Longest address we read: struct sockaddr_in6. */
@@ -207,7 +219,7 @@ int BPF_PROG(connect_check, struct socket *sock, struct sockaddr *address, int l
 	if (!read_address(&to, address, len, false))
 		return 0; /* AF_UNSPEC disconnects; AF_UNIX is another operation */
 	to.protocol = am_load(struct sock, sock->sk, sk_protocol);
-	return decide_net(&a, AM_CONNECT, &to, 0) >= AM_HOLD ? -EPERM : 0;
+	return answer(decide_net(&a, AM_CONNECT, &to, 0));
 }
 
 SEC("lsm/socket_sendmsg")
@@ -240,7 +252,7 @@ int BPF_PROG(send_check, struct socket *sock, struct msghdr *msg, int size)
 		flags = AM_F_CONNECTED;
 	}
 	to.protocol = am_load(struct sock, sk, sk_protocol);
-	return decide_net(&a, AM_SEND, &to, flags) >= AM_HOLD ? -EPERM : 0;
+	return answer(decide_net(&a, AM_SEND, &to, flags));
 }
 
 SEC("lsm/task_alloc")
