@@ -8,7 +8,7 @@ twenty ``**/.x/**`` at a hundred states where remembering each match in the stat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -107,6 +107,18 @@ class _Trie:
             free[key] = self._new(loop)
         return free[key]
 
+    def share(self) -> None:
+        """Make equal branches one node, from the leaves on: but for loops on themselves, nodes form no cycles."""
+        table: dict[Hashable, int] = {}
+        same = list(range(len(self.nodes)))
+        for n in range(len(self.nodes) - 1, -1, -1):  # a child is always made after its parent
+            node = self.nodes[n]
+            node.literals = {key: same[child] for key, child in node.literals.items()}
+            node.sets = {key: same[child] for key, child in node.sets.items()}
+            node.free = {key: same[child] for key, child in node.free.items()}
+            edges_key = (tuple(sorted(node.literals.items())), frozenset(node.sets.items()), frozenset(node.free.items()))
+            same[n] = table.setdefault((node.loop, node.accepts, node.sticks, edges_key), n)
+
     def closure(self, at: int) -> tuple[frozenset[int], int]:
         """What being at a node means: (useful nodes, sticky bits)."""
         seen, todo, sticks = {at}, [at], 0
@@ -135,17 +147,20 @@ def _classes(nodes: Iterable[_Node]) -> tuple[bytes, dict[frozenset[int], tuple[
     return bytes(table), {s: tuple(sorted({table[b] for b in s})) for s in sets}
 
 
-def build(plain: Sequence[Glob], sticky: Sequence[Glob]) -> Automaton:
-    """The automaton of some globs: ``plain[i]`` is bit i of `Automaton.accepts`, ``sticky[i]`` of `Automaton.sticks`.
+def build(plain: Mapping[Glob, int], sticky: Mapping[Glob, int]) -> Automaton:
+    """The automaton of some globs, each with its bit in `Automaton.accepts` or in `Automaton.sticks`.
+
+    Globs that mean the same should have the same bit: their common ends are then one.
 
     Raises:
         TooManyStatesError: more than MAX_STATES.
     """
     trie = _Trie()
-    for i, glob in enumerate(plain):
-        trie.add(glob, accept=1 << i, owner=i)
-    for i, glob in enumerate(sticky):
-        trie.add(glob, stick=1 << i)
+    for i, (glob, bit) in enumerate(plain.items()):
+        trie.add(glob, accept=1 << bit, owner=i)
+    for glob, bit in sticky.items():
+        trie.add(glob, stick=1 << bit)
+    trie.share()
     return _Construction(trie, len(plain)).run()
 
 

@@ -51,13 +51,18 @@ class _Use:
     excepts: list[BoundRule] = field(default_factory=list)
     exe_tags: int = 0
 
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """Equal for globs that need not be told apart."""
+        return tuple(r.index for r in self.includes), tuple(r.index for r in self.excepts), self.exe_tags
+
 
 class _Compiler:
     def __init__(self, bound: BoundPolicy) -> None:
         self.bound = bound
         self.path_rules = [r for r in bound.rules if any(o.is_path for o in r.operations)]
         self.bits = _sticky_bits(bound, self.path_rules)
-        self.sticky_uses = {glob: _Use() for glob in self.bits}
+        self.sticky_uses = [_Use() for _ in range(max(self.bits.values(), default=-1) + 1)]
         self.plain_uses: dict[Glob, _Use] = {}
         self.lists: dict[tuple[Entry, ...], int] = {(): 0}
         self.accepts: list[Accept] = []
@@ -66,9 +71,8 @@ class _Compiler:
 
     def run(self) -> CompiledPolicy:
         self._place_rules()
-        for glob in self.bits:
-            use = self.sticky_uses[glob]
-            self.accepts.append(self._accept(use.includes, (), use.exe_tags))
+        for use in self.sticky_uses:
+            self.accepts.append(self._state_accept([use]))
         self.accepts += [Accept()] * (STICKY_BITS + 1 - len(self.accepts))
         self.rows[Accept()] = ACCEPT_NONE
         classes, stride, start, sticky_first, transitions, states = self._automaton()
@@ -105,26 +109,32 @@ class _Compiler:
                     self._plain(glob).includes.append(rule)
             else:
                 for glob in rule.includes:
-                    use = self.sticky_uses[glob] if glob in self.bits else self._plain(glob)
+                    use = self.sticky_uses[self.bits[glob]] if glob in self.bits else self._plain(glob)
                     use.includes.append(rule)
             for glob in rule.excepts:
                 if glob not in self.bits:
                     self._plain(glob).excepts.append(rule)
         for i, globs in enumerate(self.bound.exe_sets):
             for glob in globs:
-                use = self.sticky_uses[glob] if glob in self.bits else self._plain(glob)
+                use = self.sticky_uses[self.bits[glob]] if glob in self.bits else self._plain(glob)
                 use.exe_tags |= 1 << i
 
     def _plain(self, glob: Glob) -> _Use:
         return self.plain_uses.setdefault(glob, _Use())
 
     def _automaton(self) -> tuple[bytes, int, int, int, array[int], int]:
-        globs = list(self.plain_uses)
+        groups: dict[tuple[object, ...], int] = {}
+        plain: dict[Glob, int] = {}
+        uses: list[_Use] = []
+        for glob, use in self.plain_uses.items():
+            plain[glob] = groups.setdefault(use.meaning, len(groups))
+            if len(groups) > len(uses):
+                uses.append(use)
         try:
-            automaton = build(globs, list(self.bits))
+            automaton = build(plain, self.bits)
         except TooManyStatesError as error:
+            globs = list(plain)
             raise self._blame([globs[p] for p in error.patterns]) from None
-        uses = list(self.plain_uses.values())
         by_mask: dict[int, Accept] = {}
         for mask in automaton.accepts:
             if mask not in by_mask:
@@ -153,9 +163,9 @@ class _Compiler:
         tags = 0
         for use in uses:
             tags |= use.exe_tags
-        return self._accept(rules.values(), (), tags)
+        return self._accept(rules.values(), tags)
 
-    def _accept(self, rules: Iterable[BoundRule], only: Sequence[Operation], tags: int, *, pinned: bool = False) -> Accept:
+    def _accept(self, rules: Iterable[BoundRule], tags: int, *, pinned: bool = False) -> Accept:
         per_operation: list[list[Entry]] = [[] for _ in range(PATH_OPERATIONS)]
         for rule in sorted(rules, key=lambda r: r.index):
             not_if = 0
@@ -164,7 +174,7 @@ class _Compiler:
                     not_if |= 1 << self.bits[glob] if glob in self.bits else 0
             entry = Entry(rule.index, rule.action, 0, not_if, rule.exe_any, rule.exe_not)
             for operation in rule.operations:
-                if operation.is_path and (not only or operation in only):
+                if operation.is_path:
                     per_operation[operation].append(entry)
         return Accept(0, tags, tuple(self._list(Operation(i), e) for i, e in enumerate(per_operation)))
 
@@ -204,7 +214,7 @@ class _Compiler:
                 path = glob.exact
                 if path is not None and not any(re.fullmatch(e.regex(), path, re.DOTALL) for e in rule.excepts):
                     named.setdefault(path, []).append(rule)
-        pins = tuple(Pin(path, self._row(self._accept(rules, (), 0, pinned=True))) for path, rules in named.items())
+        pins = tuple(Pin(path, self._row(self._accept(rules, 0, pinned=True))) for path, rules in named.items())
         self._refuse_long_lists()
         return pins
 
@@ -224,15 +234,26 @@ class _Compiler:
 
 
 def _sticky_bits(bound: BoundPolicy, rules: Iterable[BoundRule]) -> dict[Glob, int]:
-    """The globs that get a sticky bit: those that would multiply states first, then as many as fit."""
-    wanted: dict[Glob, None] = {}
+    """The globs that get a sticky bit. Globs that mean the same (to the same rules and sets) share one.
+
+    When they do not all fit, those with ``**`` inside come first: in the state, they would multiply it.
+    """
+    meaning: dict[Glob, set[tuple[str, int]]] = {}
     for rule in rules:
         if all(glob.lasting for glob in rule.excepts):
-            wanted.update((g, None) for g in (*rule.excepts, *rule.includes) if g.lasting)
-    for globs in bound.exe_sets:
-        wanted.update((g, None) for g in globs if g.lasting)
-    ranked = sorted(wanted, key=lambda g: not g.floating)
-    return {glob: i for i, glob in enumerate(ranked[:STICKY_BITS])}
+            for kind, globs in (("include", rule.includes), ("except", rule.excepts)):
+                for glob in globs:
+                    if glob.lasting:
+                        meaning.setdefault(glob, set()).add((kind, rule.index))
+    for i, globs in enumerate(bound.exe_sets):
+        for glob in globs:
+            if glob.lasting:
+                meaning.setdefault(glob, set()).add(("exe", i))
+    groups: dict[frozenset[tuple[str, int]], list[Glob]] = {}
+    for glob, uses in meaning.items():
+        groups.setdefault(frozenset(uses), []).append(glob)
+    ranked = sorted(groups.values(), key=lambda group: not any(g.floating for g in group))
+    return {glob: bit for bit, group in enumerate(ranked[:STICKY_BITS]) for glob in group}
 
 
 def _dominates(first: Entry, second: Entry) -> bool:
