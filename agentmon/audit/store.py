@@ -84,6 +84,8 @@ class AuditLog:
         self.error = ""
         self.written = 0
         self.lost = 0  # records that the disk refused
+        self._seq = 0
+        self._hash = GENESIS
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             self._database = self._open()

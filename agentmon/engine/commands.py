@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentmon.engine.sessions import Session
 from agentmon.model.events import Decision, ProcessKey
 from agentmon.model.records import Record
 
@@ -44,8 +45,7 @@ class ResolveScript:
 class EndSession:
     """The last process of the session has ended: free its slot."""
 
-    slot: int
-    session: str
+    session: Session
 
 
 Command = Report | Mismatch | Kill | ResolveScript | EndSession

@@ -39,6 +39,7 @@ REASONS: Mapping[int, str] = {
 
 #: Ended processes remembered, so that a message sent by one of them is not taken for an outsider's.
 _RECENT_EXITS = 4096
+RECENT_NS = 5_000_000_000
 
 
 class Engine:
@@ -46,7 +47,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._sessions: dict[int, Session] = {}
-        self._exits: dict[int, str] = {}  # pid -> session, oldest first
+        self._exits: dict[int, tuple[str, int]] = {}  # pid -> session and time, oldest first
         self.mismatches = 0
         self.unattributed = 0
 
@@ -90,12 +91,13 @@ class Engine:
         session.ended_ns = now_ns
         return [Report(self._session_record(session, now_ns, how))]
 
-    def was_enrolled(self, pid: int) -> str | None:
-        """Id of the session that `pid` belongs to, or belonged to when it ended lately."""
+    def was_enrolled(self, pid: int, now_ns: int) -> str | None:
+        """Id of the session that `pid` belongs to, or belonged to when it ended a moment ago."""
         for session in self._sessions.values():
             if any(key.pid == pid for key in session.processes):
                 return session.id
-        return self._exits.get(pid)
+        session_id, ended_ns = self._exits.get(pid, (None, 0))
+        return session_id if now_ns - ended_ns < RECENT_NS else None
 
     def reconcile(self, alive: Mapping[ProcessKey, int], now_ns: int) -> list[Command]:
         """Compare with the kernel's own table (key -> slot): records of ends may have been lost."""
@@ -141,9 +143,11 @@ class Engine:
         view = session.generations.get(event.generation) or session.view
         session.decisions += 1
         rule_id = reason = ""
+        quiet = False
         if rule < len(view.rules):
             info = view.rules[rule]
             rule_id, reason = info.id, info.reason
+            quiet = info.quiet
         else:
             reason = REASONS[event.reason]
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
@@ -151,7 +155,7 @@ class Engine:
             return [ResolveScript(event)]
         record = Record(
             now_ns, "decision", session.id, key.pid, key.start_ns, event.uid, event.comm, _OPERATION[operation],
-            text, _ACTION[verdict], rule_id, reason, _flags(flags) if flags else "",
+            text, _ACTION[verdict], rule_id, reason, _flags(flags, quiet) if flags or quiet else "",
         )  # fmt: skip
         commands: list[Command] = [Report(record)]
         if verdict >= _DENY:
@@ -161,7 +165,7 @@ class Engine:
             if operation < _CONNECT:
                 assert type(object_) is bytes
                 expected = view.judge.path(operation, object_, event.exe_tags)
-            elif type(object_) is not bytes:
+            elif not isinstance(object_, bytes):
                 expected = view.judge.net(operation, object_.packed, object_.port, event.exe_tags)
             else:
                 return commands
@@ -170,6 +174,8 @@ class Engine:
         return commands
 
     def _blocked(self, session: Session, event: Decision, record: Record) -> None:
+        if "quiet" in record.flags:
+            return  # expected, not news
         session.count_blocked(record.operation, record.object, record.rule, record.reason)
         process = session.processes.get(event.process)
         if process is not None:
@@ -225,7 +231,7 @@ class Engine:
         processes = session.processes
         if event.what is What.EXIT:
             processes.pop(key, None)
-            self._remember_exit(key.pid, session.id)
+            self._remember_exit(key.pid, session.id, now_ns)
             record = record._replace(detail=f"status {event.exit_code}")
             commands: list[Command] = [Report(record)]
             if not processes:
@@ -241,9 +247,9 @@ class Engine:
             known.comm, known.uid = event.comm, event.uid
         return [Report(record)]
 
-    def _remember_exit(self, pid: int, session_id: str) -> None:
+    def _remember_exit(self, pid: int, session_id: str, now_ns: int) -> None:
         self._exits.pop(pid, None)
-        self._exits[pid] = session_id
+        self._exits[pid] = (session_id, now_ns)
         if len(self._exits) > _RECENT_EXITS:
             del self._exits[next(iter(self._exits))]
 
@@ -252,7 +258,7 @@ class Engine:
         session.ended_ns = now_ns
         return [
             Report(self._session_record(session, now_ns, "ended")),
-            EndSession(session.slot, session.id),
+            EndSession(session),
         ]
 
     @staticmethod
@@ -263,6 +269,7 @@ class Engine:
         )  # fmt: skip
 
 
-def _flags(flags: int) -> str:
-    return ",".join(f.name.lower() for f in Flag if flags & f and f.name)
+def _flags(flags: int, quiet: bool = False) -> str:
+    names = [f.name.lower() for f in Flag if flags & f and f.name]
+    return ",".join([*names, "quiet"] if quiet else names)
 

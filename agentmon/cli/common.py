@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs share: options, the daemon's socket, JSON and diagnostics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentmon.control.client import Client
+
+DEFAULT_CONFIG = Path("/etc/agentmon/agentmon.toml")
+USAGE = 64
+
+Subparsers = argparse._SubParsersAction  # noqa: SLF001  # argparse has no public name for it
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with 64 on bad usage, as sysexits.h has it; 2 means denied here."""
+
+    def error(self, message: str) -> Any:
+        """Print usage and the mistake, exit 64."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
+def add_verb(subparsers: Any, name: str, summary: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A verb's parser, with help that reads like a short manual page."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=textwrap.dedent(description).strip(),
+        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line on standard output, with a version")
+
+
+def say(message: str) -> None:
+    """A diagnostic, on standard error."""
+    print(f"agentmon: {message}", file=sys.stderr, flush=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Data, on standard output."""
+    print(json.dumps({"v": 1, **value} if "v" not in value else value, separators=(",", ":")), flush=True)
+
+
+def config_path(args: argparse.Namespace) -> Path:
+    """The configuration file that was asked for, or the usual one."""
+    given = args.config or os.environ.get("AGENTMON_CONFIG")
+    return Path(given) if given else DEFAULT_CONFIG
+
+
+def socket_path(args: argparse.Namespace) -> Path:
+    """Where the daemon answers, by the configuration file. Nothing heavy is imported for that."""
+    return Path(_setting(args, "socket", "/run/agentmon/control.sock"))
+
+
+def audit_path(args: argparse.Namespace) -> Path:
+    """Where the audit log is, by the configuration file."""
+    return Path(_setting(args, "audit", "/var/lib/agentmon/audit.db"))
+
+
+def state_path(args: argparse.Namespace) -> Path:
+    """Where the daemon keeps what it must remember, by the configuration file."""
+    return Path(_setting(args, "state", "/run/agentmon"))
+
+
+def _setting(args: argparse.Namespace, name: str, default: str) -> str:
+    path = config_path(args)
+    if not path.exists():
+        return default
+    import tomllib
+
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8")).get("daemon", {}).get(name, default)
+    except (OSError, ValueError, AttributeError):
+        return default  # the daemon says what is wrong with the file
+    return str(value)
+
+
+def connect(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:
+    """A connection to the daemon. Raises `UnreachableError`."""
+    from agentmon.control.client import Client
+
+    return Client(socket_path(args), timeout_s)
+
+
+def policy_reference(name: str) -> dict[str, str]:
+    """A policy as sent to the daemon: a file is read here, with the caller's own rights. Raises `PolicyError`."""
+    from agentmon.errors import PolicyError
+
+    if "/" not in name and not name.endswith((".yaml", ".yml")):
+        return {"name": name}
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"cannot read the policy `{name}`: {error}") from error
+    if not text.strip():
+        raise PolicyError(f"{name}:1:1: the policy is empty")
+    return {"name": str(Path(name).resolve()), "text": text}

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agentmon run``: a command that is fenced before its first instruction."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from agentmon.cli.common import USAGE, add_verb, connect, policy_reference, say
+
+
+def register(subparsers: Any) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        subparsers,
+        "run",
+        "run a command inside a fence",
+        """
+        Run CMD with a policy in force before its first instruction, and for everything it
+        starts. Input, output, signals, job control and the exit status are CMD's own. If no
+        daemon answers, root gets one for as long as the session lives. With sudo, CMD runs
+        as the user who called sudo. If `run` or the daemon dies, the fence stays.
+        """,
+        """
+        sudo agentmon run -- claude
+        sudo agentmon run -p ./policy.yaml --workspace ~/src/app -- make test
+        sudo agentmon run --user agent -- python3 bot.py
+        """,
+    )
+    parser.add_argument(
+        "-p", "--policy", default="coding-agent", help="name of an installed policy, or a file (default: coding-agent)"
+    )
+    parser.add_argument("--workspace", metavar="DIR", help="what `{workspace}` means (default: the current directory)")
+    parser.add_argument("--user", metavar="USER", help="run CMD as this user (root only)")
+    parser.add_argument("--as-root", action="store_true", help="with sudo: stay root")
+    parser.add_argument("--allow-blind", action="store_true", help="go on although a canary was not stopped")
+    parser.add_argument("--quiet", action="store_true", help="no summary of what was blocked")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command and its arguments")
+    parser.set_defaults(func=handle)
+
+
+def handle(args: argparse.Namespace) -> int:
+    """Fence, release, wait, sum up."""
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        say("no command given; try `agentmon run -- CMD`")
+        return USAGE
+    from agentmon.cli.child import Child, target_user
+    from agentmon.cli.embedded import connect_or_start
+    from agentmon.cli.supervise import SIGNALS, supervise
+    from agentmon.errors import AgentmonError
+
+    try:
+        target = target_user(args.user, as_root=args.as_root)
+        workspace = os.path.realpath(args.workspace or os.getcwd())
+        policy = policy_reference(args.policy)
+    except FileNotFoundError:
+        say("the current directory is gone; cd somewhere, or give --workspace")
+        return 1
+    client = connect_or_start(args)
+    import signal
+
+    # Blocked from here on, so that none is lost between the fork and the wait.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    child = Child(command, target, mask)
+    try:
+        reply = client.call(
+            "enroll", pid=child.pid, policy=policy, workspace=workspace, uid=target.uid, waiting=True,
+            command=" ".join(command)[:1000],
+        )  # fmt: skip
+        if not reply["enforcing"]:
+            message = "this host does not enforce everything; see `agentmon doctor`"
+            if not args.allow_blind:
+                raise AgentmonError(f"{message} (to run all the same: --allow-blind)")
+            say(f"warning: {message}")
+        close = {finding["fd"]: finding for finding in reply["findings"] if finding["fd"] is not None}
+        for fd, finding in sorted(close.items()):
+            if fd <= 2:
+                say(f"note: `{finding['object']}` stays open as descriptor {fd}, although the policy denies its {finding['operation']}")
+            else:
+                say(f"closed inherited descriptor {fd}, `{finding['object']}`: {finding['reason']}")
+    except BaseException:
+        child.kill()
+        raise
+    failure = child.release([fd for fd in close if fd > 2])
+    status = supervise(child.pid, failure)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return _finish(client, reply["session"], child.pid, command[0], status, child.failure(failure), quiet=args.quiet)
+
+
+def _finish(
+    client: Any, session: str, pid: int, name: str, status: int, failed: tuple[int, str] | None, *, quiet: bool
+) -> int:
+    from agentmon.errors import AgentmonError
+
+    try:
+        summary = client.call("summary", session=session)
+    except AgentmonError as error:
+        say(f"{error} (the fence of session `{session}` stayed in force)")
+        summary = {"blocked": 0, "blocked_kinds": [], "last_blocked_exec": None, "live": False}
+    code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    last = summary["last_blocked_exec"]
+    denied = last is not None and last["pid"] == pid
+    if failed is not None:
+        import errno
+
+        number, path = failed
+        code = 127 if number == errno.ENOENT else 126
+        why = os.strerror(number).lower()
+        if denied and number == errno.EPERM:
+            why = f"denied by {_rule(last)}"
+        elif code == 127:
+            why = "not found"
+        say(f"cannot run `{path or name}`: {why}")
+    elif denied and os.WIFSIGNALED(status) and not _began(summary, pid):
+        code = 126
+        say(f"cannot run `{name}`: denied by {_rule(last)}")
+    if not quiet:
+        _sum_up(summary, session)
+    return code
+
+
+def _began(summary: dict[str, Any], pid: int) -> bool:
+    """Whether the command got further than its first exec: then a later denied exec is no start that failed."""
+    return any(kind["operation"] != "exec" for kind in summary["blocked_kinds"]) or summary.get("execs", 0) > 1
+
+
+def _rule(last: dict[str, Any]) -> str:
+    return f"rule `{last['rule']}`: {last['reason']}" if last["rule"] else f"the policy ({last['reason']})"
+
+
+def _sum_up(summary: dict[str, Any], session: str) -> None:
+    if summary["live"]:
+        count = summary.get("process_count", 0)
+        say(f"session `{session}` goes on with {count} process(es) in the background, fenced")
+    if not summary["blocked_kinds"]:
+        return
+    total = sum(kind["count"] for kind in summary["blocked_kinds"])
+    say(f"session `{session}`: {total} operation(s) blocked")
+    for kind in summary["blocked_kinds"][:20]:
+        rule = kind["rule"] or "default"
+        times = f"{kind['count']}x " if kind["count"] > 1 else ""
+        reason = f" ({kind['reason']})" if kind["reason"] else ""
+        print(f"  {times}{kind['operation']} {kind['object']}: {rule}{reason}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+    if len(summary["blocked_kinds"]) > 20:
+        print("  … and more: agentmon audit log", file=sys.stderr)
+
+
+__all__ = ["connect", "handle", "register"]

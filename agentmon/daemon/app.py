@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: one loop that reads the ring, asks the engine, and does what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from agentmon.audit.store import AuditLog
+from agentmon.control.protocol import encode
+from agentmon.control.server import Server
+from agentmon.daemon import adoption, enrolment
+from agentmon.daemon.config import Config
+from agentmon.daemon.notify import notify, watchdog_interval_s
+from agentmon.daemon.policies import PolicyBook, Source
+from agentmon.daemon.state import SessionState, StateDirectory
+from agentmon.daemon.verbs import Verbs
+from agentmon.engine import Command, EndSession, Engine, Kill, Mismatch, Report, ResolveScript, Session
+from agentmon.errors import AgentmonError, KernelError
+from agentmon.host import process
+from agentmon.kernel import canary
+from agentmon.kernel.monitor import Monitor
+from agentmon.model.events import ProcessKey
+from agentmon.model.operations import V1_OPERATIONS, Operation, Posture
+from agentmon.model.records import Record
+
+#: Ended sessions whose summary can still be asked for.
+REMEMBERED = 64
+#: The ring wakes us sparingly; this bounds how late a record can be.
+POLL_S = 0.1
+#: How often the kernel's process table is compared with ours.
+RECONCILE_S = 2.0
+#: An embedded daemon that nobody uses ends after this long.
+EMBEDDED_GRACE_S = 1.0
+READ_LIMIT = 10_000
+
+
+@dataclass(slots=True)
+class Health:
+    """What the canaries last saw."""
+
+    findings: tuple[canary.Finding, ...] = ()
+    postures: dict[Operation, Posture] | None = None
+    error: str = ""
+    duration_s: float = 0.0
+    time_ns: int = 0
+
+    @property
+    def enforcing(self) -> bool:
+        """Whether a canary of every operation was really stopped."""
+        return self.postures is not None and all(
+            self.postures.get(operation) in (Posture.PREVENTS, Posture.STOPS) for operation in V1_OPERATIONS
+        )
+
+
+class Daemon:
+    """Everything that lives as long as the daemon does. `run` returns when it should end."""
+
+    def __init__(self, config: Config, monitor: Monitor, *, embedded: bool = False) -> None:
+        """Raises `AgentmonError` when the state directory or the audit log cannot be used."""
+        self.config = config
+        self.monitor = monitor
+        self.embedded = embedded
+        self.engine = Engine()
+        self.book = PolicyBook()
+        self.health = Health()
+        self.directory = StateDirectory(config.daemon.state)
+        self.states: dict[str, SessionState] = {}
+        self.ended: OrderedDict[str, Session] = OrderedDict()
+        self.audit = AuditLog(config.daemon.audit)
+        self.server = Server(config.daemon.socket, Verbs(self).handle, self._disconnected)
+        self.started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._records: list[Record] = []
+        self._idle_since = time.monotonic()
+        self._last_reconcile = 0.0
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM, SIGINT, or (embedded) until nobody needs it. Raises `AgentmonError`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        log(self.audit.notice)
+        adoption.adopt(self)
+        self.check()
+        self.server.start()
+        loop.add_reader(self.monitor.fileno(), self.drain)
+        self.report(Record(time.time_ns(), "daemon", operation="started", detail=f"tier {self.tier_word}"))
+        self.settle()
+        ready()
+        notify(f"READY=1\nSTATUS=tier {self.tier_word}, {'enforcing' if self.health.enforcing else 'NOT enforcing'}")
+        beat = watchdog_interval_s()
+        last_beat = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), POLL_S)
+                self.drain()
+                if beat is not None and time.monotonic() - last_beat >= beat:
+                    notify("WATCHDOG=1")
+                    last_beat = time.monotonic()
+                if self.embedded and self._unused():
+                    break
+        finally:
+            notify("STOPPING=1")
+            loop.remove_reader(self.monitor.fileno())
+            self._end()
+
+    def _end(self) -> None:
+        self.drain()
+        # First the socket: whoever finds none starts a daemon of its own, which then finds the pins.
+        self.server.stop()
+        live = len(self.engine.sessions)
+        self.report(Record(time.time_ns(), "daemon", operation="stopped", detail=f"{live} sessions live"))
+        self.settle()
+        self.audit.close()
+        if live:
+            log(f"{live} session(s) go on: the fence stays in force without the daemon; start it again to see them")
+            self.monitor.close()
+        else:
+            self.monitor.detach()
+
+    def _unused(self) -> bool:
+        if self.engine.sessions or self.server.connections:
+            self._idle_since = time.monotonic()
+        return time.monotonic() - self._idle_since > EMBEDDED_GRACE_S
+
+    def _disconnected(self) -> None:
+        self._idle_since = time.monotonic()
+
+    @property
+    def tier_word(self) -> str:
+        """`lsm` or `react`."""
+        return self.monitor.tier.name.lower()
+
+    # -- records ----------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Read what the kernel has to say, and act on it."""
+        while True:
+            events = self.monitor.read(READ_LIMIT)
+            now_ns = time.time_ns()
+            handle = self.engine.handle
+            for event in events:
+                for command in handle(event, now_ns):
+                    # most commands are these, and there may be tens of thousands
+                    if type(command) is Report:
+                        self._records.append(command.record)
+                    else:
+                        self.execute(command)
+            self.settle()
+            if len(events) < READ_LIMIT:
+                break
+        if time.monotonic() - self._last_reconcile > RECONCILE_S:
+            self._last_reconcile = time.monotonic()
+            if self.engine.sessions:
+                self.execute_all(self.engine.reconcile(self._alive(), time.time_ns()))
+                self.settle()
+
+    def _alive(self) -> dict[ProcessKey, int]:
+        return {key: state.session for key, state in self.monitor.processes().items()}
+
+    def report(self, record: Record) -> None:
+        """Add a record to the batch that `settle` writes."""
+        self._records.append(record)
+
+    def settle(self) -> None:
+        """Hand the batch to the audit log and to watchers."""
+        records, self._records = self._records, []
+        if not records:
+            return
+        self.audit.append(records)
+        if any(connection.watching for connection in self.server.connections):
+            for record in records:
+                self.server.publish(record, lambda record=record: encode({"event": record.as_json()}))  # type: ignore[misc]
+
+    def execute_all(self, commands: Iterable[Command]) -> None:
+        """Do what the engine says."""
+        for command in commands:
+            self.execute(command)
+
+    def execute(self, command: Command) -> None:
+        """Do one thing that the engine says."""
+        match command:
+            case Report(record):
+                self._records.append(record)
+            case Kill(key, session, why):
+                with contextlib.suppress(PermissionError):
+                    if process.send_signal(key, signal.SIGKILL):
+                        log(f"{session}: killed process {key.pid}: {why}")
+            case ResolveScript(decision):
+                given = decision.object if isinstance(decision.object, bytes) else b""
+                path = process.resolve_script(decision.process.pid, given)
+                self.execute_all(self.engine.script(decision, path, time.time_ns()))
+            case Mismatch(record, message):
+                self._records.append(record)
+                log(f"{record.session}: {message}")
+            case EndSession(session):
+                self._close(session)
+
+    # -- sessions ---------------------------------------------------------------------------------------------
+
+    def new_session_id(self) -> str:
+        """An id that no live or lately ended session has."""
+        return enrolment.new_id({*self.states, *self.ended})
+
+    def remember(self, session: Session) -> None:
+        """Keep an ended session for its summary."""
+        self.ended[session.id] = session
+        while len(self.ended) > REMEMBERED:
+            self.ended.popitem(last=False)
+
+    def release(self, session: Session, how: str) -> None:
+        """End a session whose processes run on."""
+        self.monitor.close_session(session.slot)
+        self.remember(session)
+        self.execute_all(self.engine.close(session.slot, time.time_ns(), how))
+        self._forget(session.id)
+        self.settle()
+
+    def undo(self, session: Session) -> None:
+        """An enrolment failed: as if it had never been, but for the record."""
+        self.release(session, "refused")
+
+    def _close(self, session: Session) -> None:
+        self.monitor.close_session(session.slot)
+        self.remember(session)
+        self._forget(session.id)
+
+    def _forget(self, session_id: str) -> None:
+        state = self.states.pop(session_id, None)
+        self.directory.remove(session_id)
+        if state is not None:
+            with contextlib.suppress(KernelError):
+                self.book.release(self.monitor, state.policy_slot)
+
+    # -- canaries ---------------------------------------------------------------------------------------------
+
+    def check(self) -> Health:
+        """Send out the canaries; what they saw is `health`."""
+        try:
+            grounds = canary.Grounds.make(self.config.daemon.state / "canaries")
+            try:
+                source = Source("canary.yaml", grounds.policy_text)
+                prepared = self.book.prepare(source, workspace=str(grounds.directory), home="/root", user="root")
+                found = canary.run(self.monitor, prepared.compiled, grounds)
+            finally:
+                grounds.remove()
+        except (AgentmonError, OSError) as error:
+            self.health = Health(error=str(error), time_ns=time.time_ns())
+            log(f"the canaries could not fly: {error}")
+            return self.health
+        postures = found.postures
+        for program, state in self.monitor.programs().items():
+            if state != "attached":
+                for operation in canary.operations_of(program):
+                    postures[operation] = Posture.BLIND
+        self.health = Health(found.findings, postures, "", found.duration_s, time.time_ns())
+        for event in found.leftovers:
+            self.execute_all(self.engine.handle(event, time.time_ns()))
+        for finding in found.findings:
+            if finding.posture not in (Posture.PREVENTS, Posture.STOPS):
+                log(f"canary: {finding.operation.word} ({finding.attempt}) is {finding.posture}: {finding.note}")
+        return self.health
+
+
+def log(message: str) -> None:
+    """One line of diagnostics; the journal adds the time."""
+    if message:
+        print(f"agentmon: {message}", file=sys.stderr, flush=True)
+
+
+def is_group_member(uid: int, group: str) -> bool:
+    """Whether the user is in the group, by the system's databases as they are now."""
+    import grp
+    import pwd
+
+    try:
+        wanted = grp.getgrnam(group)
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return wanted.gr_gid in os.getgrouplist(account.pw_name, account.pw_gid)

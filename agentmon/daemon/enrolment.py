@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fencing what already runs: mark in the kernel first, stop, walk the tree, judge what it holds; or undo it all."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentmon.control.protocol import Peer, RefusedError
+from agentmon.daemon.policies import Prepared, Source
+from agentmon.daemon.requests import Enroll
+from agentmon.daemon.state import SessionState
+from agentmon.engine import Process, Session
+from agentmon.host import process
+from agentmon.host.freeze import Freezer
+from agentmon.host.holdings import Holding, holdings
+from agentmon.host.tree import Orphan, orphans
+from agentmon.model.events import ProcessKey
+
+if TYPE_CHECKING:
+    from agentmon.daemon.app import Daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a process holds already, and would be denied."""
+
+    holding: Holding
+    rule: str
+    reason: str
+
+    def as_json(self) -> dict[str, object]:
+        """As sent to the client."""
+        held = self.holding
+        object_ = os.fsdecode(held.object) if isinstance(held.object, bytes) else str(held.object or "")
+        return {
+            "id": held.id, "pid": held.pid, "fd": held.fd, "operation": held.operation.word, "object": object_,
+            "what": held.text, "inheritable": held.inheritable, "rule": self.rule, "reason": self.reason,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A new session, with what its owner should know."""
+
+    session: Session
+    processes: list[ProcessKey]
+    findings: list[Finding]
+    orphans: list[Orphan]
+    unstoppable: list[ProcessKey]
+
+
+def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
+    """Raises `RefusedError` (nothing changed then), `PolicyError` or `KernelError`."""
+    _check_target(daemon, peer, request)
+    uid = peer.uid if request.uid is None else request.uid
+    if peer.uid and uid != peer.uid:
+        raise RefusedError("only root may enrol for another user", "forbidden")
+    if peer.uid:
+        own = sum(1 for session in daemon.engine.sessions if session.uid == peer.uid)
+        if own >= daemon.config.daemon.sessions_per_user:
+            raise RefusedError(f"you have {own} live sessions, which is the limit; end some first", "failed")
+    home, user = _account(uid)
+    source = Source(request.policy.name, request.policy.text)
+    prepared = daemon.book.prepare(source, workspace=request.workspace, home=home, user=user)
+
+    monitor, engine = daemon.monitor, daemon.engine
+    policy_slot, generation = daemon.book.acquire(monitor, prepared)
+    try:
+        slot, serial = monitor.open_session(policy_slot)
+    except BaseException:
+        daemon.book.release(monitor, policy_slot)
+        raise
+    session = Session(
+        daemon.new_session_id(), slot, prepared.name, uid, time.time_ns(), prepared.view,
+        workspace=request.workspace, command=request.command or _command(request.pid),
+    )  # fmt: skip
+    session.generations[generation] = prepared.view
+    state = SessionState(
+        session.id, slot, serial, prepared.name, policy_slot, generation, prepared.digest, source.text, source.file,
+        request.workspace, home, user, uid, session.command, session.started_ns, list(prepared.compiled.rules),
+    )  # fmt: skip
+    daemon.states[session.id] = state
+    engine.open(session)
+    try:
+        with Freezer() as freezer:
+            return _mark(daemon, peer, request, session, state, prepared, freezer)
+    except BaseException:
+        daemon.undo(session)
+        raise
+    finally:
+        if state.frozen:
+            state.frozen = []
+            if session.id in daemon.states:
+                daemon.directory.save(state)
+
+
+def _mark(
+    daemon: Daemon, peer: Peer, request: Enroll, session: Session, state: SessionState, prepared: Prepared,
+    freezer: Freezer,
+) -> Enrolled:  # fmt: skip
+    monitor = daemon.monitor
+    daemon.directory.save(state)  # before the first process is marked: a killed daemon leaves nothing unknown
+    keys = monitor.enroll([request.pid], session.slot)
+    if not any(key.pid == request.pid for key in keys):
+        raise RefusedError(f"process `{request.pid}` ended, or is fenced already; see `agentmon ps`", "failed")
+    unstoppable: list[ProcessKey] = []
+    if not request.waiting:
+        state.frozen = [key for key in keys if key.pid != peer.pid]
+        daemon.directory.save(state)
+        unstoppable = freezer.freeze(state.frozen)
+    _check_rights(peer, keys)
+    members: list[Process] = []
+    for key in keys:
+        program = process.executable(key.pid)
+        if program:
+            monitor.set_exe_tags(key, prepared.judge.exe_tags(program))
+        members.append(_process(key))
+    daemon.engine.enrolled(session.slot, members)
+    findings = [
+        finding
+        for key in keys
+        for finding in sweep(key.pid, prepared)
+        # a child of `run` gives up its program on exec, and everything that closes on exec
+        if not (request.waiting and (finding.holding.fd is None or not finding.holding.inheritable))
+    ]
+    if not request.waiting:
+        refuse_unaccepted(findings, request.accept)
+    found = [] if request.waiting else orphans({key.pid for key in keys})
+    return Enrolled(session, keys, findings, found, unstoppable)
+
+
+def sweep(pid: int, prepared: Prepared) -> list[Finding]:
+    """Judge everything that a process holds."""
+    try:
+        held = holdings(pid)
+    except ProcessLookupError:
+        return []
+    tags = prepared.judge.exe_tags(process.executable(pid) or b"")
+    found: list[Finding] = []
+    for holding in held:
+        if holding.object is None:
+            found.append(Finding(holding, "", holding.text))
+            continue
+        if isinstance(holding.object, bytes):
+            verdict = prepared.judge.path(holding.operation, holding.object, tags)
+        else:
+            verdict = prepared.judge.net(holding.operation, holding.object.packed, holding.object.port, tags)
+        if verdict.action.blocks:
+            rules = prepared.compiled.rules
+            info = rules[verdict.rule] if verdict.rule < len(rules) else None
+            found.append(Finding(holding, info.id if info else "", info.reason if info else "the policy's default"))
+    return found
+
+
+def refuse_unaccepted(findings: list[Finding], accept: Collection[str]) -> None:
+    """Raises `RefusedError` unless every finding was accepted by name, or all were."""
+    if "all" in accept:
+        return
+    unknown = set(accept) - {finding.holding.id for finding in findings}
+    if unknown:
+        raise RefusedError(f"nothing of the name `{sorted(unknown)[0]}` was found; names are such as `812:fd5`", "usage")
+    left = [finding for finding in findings if finding.holding.id not in accept]
+    if left:
+        raise RefusedError(
+            f"the process already holds {len(left)} thing(s) that its policy would deny; nothing was changed. "
+            "Accept them by name (--accept ID, or --accept all), or start it with `agentmon run`",
+            "denied",
+            {"findings": [finding.as_json() for finding in left]},
+        )
+
+
+def _check_target(daemon: Daemon, peer: Peer, request: Enroll) -> None:
+    pid = request.pid
+    try:
+        stat = process.stat(pid)
+        status = process.status(pid)
+    except ProcessLookupError as error:
+        raise RefusedError(f"there is no process `{pid}`; see `ps -e`", "failed") from error
+    if stat.kernel:
+        raise RefusedError(f"process `{pid}` is a kernel thread; it cannot be fenced", "failed")
+    if pid == os.getpid() or process.is_descendant(os.getpid(), pid):
+        raise RefusedError(f"process `{pid}` is agentmon's own daemon, or above it; enrol something below", "failed")
+    if stat.state in "ZX":
+        raise RefusedError(f"process `{pid}` has ended already", "failed")
+    known = next((s.id for s in daemon.engine.sessions if any(key.pid == pid for key in s.processes)), None)
+    if known:
+        raise RefusedError(f"process `{pid}` is in session `{known}` already; release it first", "failed")
+    if peer.uid:
+        _check_owner(peer, pid, status)
+    if request.waiting and stat.ppid != peer.pid:
+        raise RefusedError(f"process `{pid}` is not a child of the sender", "forbidden")
+
+
+def _check_owner(peer: Peer, pid: int, status: process.Status) -> None:
+    if set(status.uids) != {peer.uid}:
+        raise RefusedError(f"process `{pid}` is not yours; ask root to enrol it", "forbidden")
+    if not status.no_new_privs:
+        raise RefusedError(
+            f"process `{pid}` could still gain privileges: an ordinary user's fence needs no_new_privs, so that it "
+            "cannot break a setuid program half way; start it with `agentmon run` or `setpriv --no-new-privs`",
+            "forbidden",
+        )
+
+
+def _check_rights(peer: Peer, keys: list[ProcessKey]) -> None:
+    """Again, and for all, now that they are marked: what was looked at first may have been something else."""
+    if peer.uid == 0:
+        return
+    for key in keys:
+        try:
+            _check_owner(peer, key.pid, process.status(key.pid))
+        except ProcessLookupError:
+            continue
+
+
+def _account(uid: int) -> tuple[str, str]:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return "/nonexistent", str(uid)
+    home = os.path.realpath(entry.pw_dir or "/nonexistent")
+    return home, entry.pw_name
+
+
+def _process(key: ProcessKey) -> Process:
+    try:
+        stat = process.stat(key.pid)
+        return Process(key, stat.ppid, process.status(key.pid).uids[1], stat.comm)
+    except ProcessLookupError:
+        return Process(key, 0, -1, "?")
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(4096).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def new_id(taken: Collection[str]) -> str:
+    """A session id such as `s-7f3a` that is not taken."""
+    while True:
+        found = f"s-{secrets.token_hex(2)}"
+        if found not in taken:
+            return found

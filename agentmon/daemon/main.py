@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting the daemon: one at a time, kernel first, then everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agentmon.control.client import reachable
+from agentmon.daemon.app import Daemon
+from agentmon.daemon.config import PATH, Config, load
+from agentmon.errors import AgentmonError, NotSupportedError
+from agentmon.kernel.monitor import Monitor
+
+#: How long to wait for another daemon that is just ending.
+LOCK_WAIT_S = 10.0
+
+
+def serve(config_path: Path = PATH, *, required: bool = False, embedded: bool = False, ready_fd: int = -1) -> int:
+    """Run the daemon to its end. Returns its exit status. Raises `AgentmonError`.
+
+    `ready_fd` gets one byte when requests are answered: by this daemon, or (embedded) by one that was there already.
+    """
+    if os.geteuid() != 0:
+        raise NotSupportedError("the daemon needs root, to load programs into the kernel; use sudo")
+    config = load(config_path, required=required)
+    os.umask(0o077)
+
+    def ready() -> None:
+        if ready_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.write(ready_fd, b"+")
+                os.close(ready_fd)
+
+    lock = _lock(config, embedded=embedded)
+    if lock is None:
+        ready()
+        return 0
+    try:
+        return _serve(config, embedded, ready)
+    finally:
+        os.close(lock)
+
+
+def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:
+    monitor = Monitor.open(pin_dir=config.daemon.pins)
+    daemon = Daemon(config, monitor, embedded=embedded)
+    asyncio.run(daemon.run(ready))
+    return 0
+
+
+def _lock(config: Config, *, embedded: bool) -> int | None:
+    """Be the only daemon of this state directory. None: another one answers, and that is as good."""
+    path = config.daemon.state / "lock"
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.parent.chmod(0o755)  # the socket in it is for everyone
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise AgentmonError(f"cannot use the state directory `{path.parent}`: {error}") from error
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if embedded and reachable(config.daemon.socket):
+                os.close(fd)
+                return None
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise AgentmonError(
+                    f"another daemon holds `{path}`; if `agentmon run` started it, it ends with its last session"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return fd

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies as the daemon handles them: text in, kernel slots out; equal ones are compiled and installed once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentmon.engine import View
+from agentmon.model.tables import CompiledPolicy
+from agentmon.policy.compile import compile_policy
+from agentmon.policy.fast import FastEvaluator
+from agentmon.policy.load import load, load_text, pack_directories
+from agentmon.policy.rules import Variables
+
+#: Compiled policies kept although no session uses them.
+CACHE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a session asked for: the name of an installed pack, or a text and what to call its file."""
+
+    file: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A policy ready to be installed, for one workspace and user."""
+
+    name: str
+    compiled: CompiledPolicy
+    judge: FastEvaluator
+    digest: str
+
+    @property
+    def view(self) -> View:
+        """What the engine needs of it."""
+        return View(self.compiled.rules, self.judge)
+
+
+class PolicyMaps(Protocol):
+    """What is needed of the monitor."""
+
+    def install_policy(self, policy: CompiledPolicy) -> tuple[int, int]: ...
+    def remove_policy(self, slot: int) -> None: ...
+
+
+class PolicyBook:
+    """Compiles with a cache, and counts who uses which slot."""
+
+    def __init__(self) -> None:
+        self._prepared: OrderedDict[tuple[object, ...], Prepared] = OrderedDict()
+        self._slots: dict[str, tuple[int, int]] = {}  # digest -> slot, generation
+        self._users: dict[int, int] = {}  # slot -> sessions
+
+    def prepare(self, source: Source, *, workspace: str, home: str, user: str) -> Prepared:
+        """Load and compile. Raises `PolicyError`."""
+        variables = Variables.of(workspace=workspace, home=home, user=user)
+        key = (source, variables, _packs_stamp())
+        found = self._prepared.get(key)
+        if found is None:
+            policy = load_text(source.text, source.file) if source.text else load(source.file)
+            compiled = compile_policy(policy, variables)
+            found = Prepared(compiled.name, compiled, FastEvaluator(compiled), digest(compiled))
+            self._prepared[key] = found
+            if len(self._prepared) > CACHE:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
+        return found
+
+    def acquire(self, maps: PolicyMaps, prepared: Prepared) -> tuple[int, int]:
+        """Slot and generation of the policy in the kernel, installed if need be. Raises `KernelError`."""
+        place = self._slots.get(prepared.digest)
+        if place is None:
+            place = self._slots[prepared.digest] = maps.install_policy(prepared.compiled)
+        self._users[place[0]] = self._users.get(place[0], 0) + 1
+        return place
+
+    def adopt(self, digest_: str, slot: int, generation: int) -> None:
+        """A session of an earlier daemon uses this slot."""
+        self._slots.setdefault(digest_, (slot, generation))
+        self._users[slot] = self._users.get(slot, 0) + 1
+
+    def release(self, maps: PolicyMaps, slot: int) -> None:
+        """A session ended: free the slot if it was the last. Raises `KernelError`."""
+        left = self._users.get(slot, 1) - 1
+        if left > 0:
+            self._users[slot] = left
+            return
+        self._users.pop(slot, None)
+        self._slots = {d: place for d, place in self._slots.items() if place[0] != slot}
+        maps.remove_policy(slot)
+
+
+def digest(policy: CompiledPolicy) -> str:
+    """Names the content of a compiled policy, across daemons of the same version."""
+    h = hashlib.sha256()
+    for field in CompiledPolicy.__dataclass_fields__:
+        value = getattr(policy, field)
+        h.update(value.tobytes() if field == "transitions" else repr(value).encode())
+    return h.hexdigest()
+
+
+def _packs_stamp() -> tuple[tuple[str, int, int], ...]:
+    """Changes when any installed pack does: includes are packs."""
+    found: list[tuple[str, int, int]] = []
+    for directory in pack_directories():
+        for path in sorted(directory.glob("*.yaml")) if directory.is_dir() else ():
+            info = os.stat(path)
+            found.append((str(path), info.st_mtime_ns, info.st_size))
+    return tuple(found)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of the control socket: their fields, and who may use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentmon.control.protocol import RefusedError
+
+
+class Request(BaseModel):
+    """Base of all requests."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Ping(Request):
+    """Is anybody there?"""
+
+
+class Ps(Request):
+    """Sessions and processes: an ordinary user's own."""
+
+
+class PolicyRef(Request):
+    """A policy: the name of an installed pack, or a text with the name of its file."""
+
+    name: str = Field(max_length=4096)
+    text: str = Field(default="", max_length=512 << 10)
+
+
+class Enroll(Request):
+    """Fence a process and all its descendants."""
+
+    pid: int = Field(gt=1, lt=1 << 31)
+    policy: PolicyRef
+    workspace: str = Field(max_length=4096)
+    uid: int | None = Field(default=None, ge=0, lt=1 << 32)
+    """For whom the policy speaks (`~`, `{user}`); only root may name another than itself."""
+    command: str = Field(default="", max_length=4096)
+    waiting: bool = False
+    """`run`: the process is a child of the sender that waits to be let go; it need not be stopped."""
+    accept: list[str] = Field(default_factory=list, max_length=4096)
+
+
+class Release(Request):
+    """End a session: its processes run on, unfenced."""
+
+    session: str = Field(max_length=64)
+
+
+class Summary(Request):
+    """What was blocked in a session, also shortly after its end."""
+
+    session: str = Field(max_length=64)
+
+
+class Watch(Request):
+    """Follow records as they are made."""
+
+    all: bool = False
+    session: str | None = Field(default=None, max_length=64)
+
+
+class Doctor(Request):
+    """Run the canaries again and report."""
+
+
+#: verb -> (fields, may a process that is itself fenced ask it, only root or the group)
+VERBS: dict[str, tuple[type[Request], bool, bool]] = {
+    "ping": (Ping, True, False),
+    "ps": (Ps, True, False),
+    "summary": (Summary, True, False),
+    "enroll": (Enroll, False, False),
+    "watch": (Watch, False, False),
+    "doctor": (Doctor, False, False),
+    "release": (Release, False, True),
+}
+
+
+def parse(verb: str, fields: dict[str, Any]) -> Request:
+    """Check a request's fields. Raises `RefusedError` that says what is wrong."""
+    if verb not in VERBS:
+        raise RefusedError(f"unknown verb `{verb}`; known: {', '.join(sorted(VERBS))}", "usage")
+    try:
+        return VERBS[verb][0].model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(map(str, item['loc']))}`: {item['msg'][:1].lower()}{item['msg'][1:]}" for item in error.errors()
+        )
+        raise RefusedError(f"bad `{verb}` request: {problems}", "usage") from error

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon answers, to whom. Rights are those of the sender of this very message, as it is now."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from agentmon import __version__
+from agentmon.control.protocol import Peer, RefusedError
+from agentmon.control.server import Connection
+from agentmon.daemon import enrolment
+from agentmon.daemon.requests import VERBS, Doctor, Enroll, Ping, Ps, Release, Request, Summary, Watch, parse
+from agentmon.engine import Session
+from agentmon.errors import AgentmonError, ConfigError, PolicyError
+from agentmon.kernel import canary
+from agentmon.model.operations import V1_OPERATIONS, Posture
+from agentmon.model.records import Record
+
+if TYPE_CHECKING:
+    from agentmon.daemon.app import Daemon
+
+#: A session's processes in one answer; more are only counted.
+LISTED_PROCESSES = 1000
+#: An ordinary user may send the canaries out this often.
+CHECK_EVERY_NS = 10_000_000_000
+
+
+class Verbs:
+    """The answers. One object a daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def handle(self, connection: Connection, peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check, do, answer. Never raises."""
+        try:
+            request = parse(verb, fields)
+            privileged = self._check(peer, verb)
+            return {"ok": True, **self._answer(connection, peer, request, privileged)}
+        except RefusedError as error:
+            return {"ok": False, "error": str(error), "code": error.code, **error.reply}
+        except (PolicyError, ConfigError) as error:
+            return {"ok": False, "error": str(error), "code": "invalid"}
+        except AgentmonError as error:
+            return {"ok": False, "error": str(error), "code": "failed"}
+        except OSError as error:
+            return {"ok": False, "error": f"the daemon failed: {error}", "code": "failed"}
+
+    # -- rights -----------------------------------------------------------------------------------------------
+
+    def _check(self, peer: Peer, verb: str) -> bool:
+        """Raises `RefusedError`. Returns whether the sender may see and do everything."""
+        from agentmon.daemon.app import is_group_member
+
+        _, harmless, operators_only = VERBS[verb]
+        session = self._session_of(peer.pid)
+        if session is not None:
+            if not harmless:
+                raise RefusedError(
+                    f"a process inside session `{session}` may not ask for `{verb}`; do it from outside", "forbidden"
+                )
+            return False
+        privileged = peer.uid == 0 or is_group_member(peer.uid, self._daemon.config.daemon.group)
+        if operators_only and not privileged:
+            group = self._daemon.config.daemon.group
+            raise RefusedError(f"only root and members of the group `{group}` may `{verb}`; use sudo", "forbidden")
+        return privileged
+
+    def _session_of(self, pid: int) -> str | None:
+        """The session of a sender: by the kernel's own table, and for one that ended since, by what we remember."""
+        for key, state in self._daemon.monitor.processes().items():
+            if key.pid == pid:
+                session = self._daemon.engine.session(state.session)
+                return session.id if session else f"slot-{state.session}"
+        # It may have sent this and ended at once; its end is in the ring by now.
+        self._daemon.drain()
+        return self._daemon.engine.was_enrolled(pid, time.time_ns())
+
+    # -- answers ----------------------------------------------------------------------------------------------
+
+    def _answer(self, connection: Connection, peer: Peer, request: Request, privileged: bool) -> dict[str, Any]:
+        match request:
+            case Ping():
+                return self._ping()
+            case Ps():
+                return self._ps(peer, privileged)
+            case Enroll():
+                return self._enroll(peer, request)
+            case Release():
+                return self._release(request)
+            case Summary():
+                return self._summary(peer, request, privileged)
+            case Watch():
+                return self._watch(connection, peer, request, privileged)
+            case Doctor():
+                return self._doctor(privileged)
+        raise RefusedError("unknown request", "usage")
+
+    def _ping(self) -> dict[str, Any]:
+        daemon = self._daemon
+        return {
+            "version": __version__, "pid": os.getpid(), "tier": daemon.tier_word, "embedded": daemon.embedded,
+            "enforcing": daemon.health.enforcing,
+        }  # fmt: skip
+
+    def _posture(self) -> dict[str, Any]:
+        daemon = self._daemon
+        postures = daemon.health.postures or {}
+        notes = canary.NOTES.get(daemon.monitor.tier, {})
+        return {
+            op.word: {"posture": str(postures.get(op, Posture.BLIND)), "note": notes.get(op, "")} for op in V1_OPERATIONS
+        }
+
+    def _ps(self, peer: Peer, privileged: bool) -> dict[str, Any]:
+        daemon = self._daemon
+        daemon.drain()
+        own = [s for s in daemon.engine.sessions if privileged or s.uid == peer.uid]
+        answer = {**self._ping(), "posture": self._posture(), "sessions": [_session(s) for s in own]}
+        if privileged:
+            answer |= {
+                "uptime_s": round(time.monotonic() - daemon.started, 1),
+                "counters": self._counters(),
+                "kernel_memory_bytes": daemon.monitor.memory_bytes(),
+            }
+        return answer
+
+    def _counters(self) -> dict[str, int]:
+        daemon = self._daemon
+        return {
+            **daemon.monitor.counters(),
+            "malformed": daemon.monitor.malformed,
+            "mismatches": daemon.engine.mismatches,
+            "unattributed": daemon.engine.unattributed,
+            "audit_written": daemon.audit.written,
+            "audit_lost": daemon.audit.lost,
+            "watch_dropped": daemon.server.dropped,
+        }
+
+    def _enroll(self, peer: Peer, request: Enroll) -> dict[str, Any]:
+        daemon = self._daemon
+        done = enrolment.enrol(daemon, peer, request)
+        session = done.session
+        daemon.report(
+            Record(
+                session.started_ns, "session", session.id, request.pid, uid=session.uid, comm=session.command[:64],
+                operation="enrolled", detail=f"policy {session.policy}, {len(done.processes)} processes, by uid {peer.uid}",
+            )
+        )  # fmt: skip
+        for finding in done.findings if not request.waiting else ():
+            held = finding.holding
+            object_ = held.object.decode("utf-8", "surrogateescape") if isinstance(held.object, bytes) else held.object
+            daemon.report(
+                Record(
+                    session.started_ns, "session", session.id, held.pid, uid=session.uid, operation="accepted",
+                    object=str(object_ or ""), rule=finding.rule, detail=f"{held.id}: {held.text}",
+                )
+            )  # fmt: skip
+        daemon.settle()
+        return {
+            "session": session.id, "policy": session.policy, "tier": daemon.tier_word,
+            "enforcing": daemon.health.enforcing,
+            "processes": [key.pid for key in done.processes],
+            "findings": [finding.as_json() for finding in done.findings],
+            "orphans": [{"pid": o.pid, "comm": o.comm, "why": o.why} for o in done.orphans],
+            "unstoppable": [key.pid for key in done.unstoppable],
+        }  # fmt: skip
+
+    def _release(self, request: Release) -> dict[str, Any]:
+        session = self._daemon.engine.find(request.session)
+        if session is None:
+            raise RefusedError(f"there is no live session `{request.session}`; see `agentmon ps`", "failed")
+        processes = len(session.processes)
+        self._daemon.release(session, "released")
+        return {"session": session.id, "processes": processes}
+
+    def _summary(self, peer: Peer, request: Summary, privileged: bool) -> dict[str, Any]:
+        daemon = self._daemon
+        daemon.drain()
+        session = daemon.engine.find(request.session) or daemon.ended.get(request.session)
+        if session is None or not (privileged or session.uid == peer.uid):
+            raise RefusedError(f"there is no session `{request.session}`; see `agentmon ps`", "failed")
+        last = session.last_blocked_exec
+        return {
+            **_session(session),
+            "live": session.ended_ns == 0,
+            "blocked_kinds": [
+                {"operation": op, "object": obj, "rule": rule, "reason": reason, "count": count}
+                for (op, obj, rule, reason), count in session.blocked_kinds.items()
+            ],
+            "last_blocked_exec": {"pid": last[0], "rule": last[1], "reason": last[2]} if last else None,
+        }
+
+    def _watch(self, connection: Connection, peer: Peer, request: Watch, privileged: bool) -> dict[str, Any]:
+        engine, ended = self._daemon.engine, self._daemon.ended
+
+        def wanted(record: Record) -> bool:
+            if request.session is not None and record.session != request.session:
+                return False
+            if not request.all and not _is_news(record):
+                return False
+            if privileged:
+                return True
+            session = engine.find(record.session) or ended.get(record.session)
+            return session is not None and session.uid == peer.uid
+
+        connection.watching = wanted
+        return self._ping()
+
+    def _doctor(self, privileged: bool) -> dict[str, Any]:
+        daemon = self._daemon
+        if privileged or time.time_ns() - daemon.health.time_ns > CHECK_EVERY_NS:
+            daemon.check()
+        health = daemon.health
+        return {
+            **self._ping(),
+            "posture": self._posture(),
+            "why_react": daemon.monitor.why_react,
+            "programs": daemon.monitor.programs(),
+            "canaries": [
+                {"operation": f.operation.word, "attempt": f.attempt, "posture": str(f.posture), "note": f.note}
+                for f in health.findings
+            ],
+            "canary_error": health.error,
+            "canary_ms": round(health.duration_s * 1000, 1),
+            "counters": self._counters(),
+            "audit": {"path": str(daemon.audit.path), "error": daemon.audit.error, "notice": daemon.audit.notice},
+        }
+
+
+def _is_news(record: Record) -> bool:
+    if record.kind == "decision":
+        return record.blocked and "quiet" not in record.flags
+    return record.kind in ("session", "mismatch", "daemon")
+
+
+def _session(session: Session) -> dict[str, Any]:
+    processes = sorted(session.processes.values(), key=lambda p: p.key.start_ns)
+    return {
+        "session": session.id, "policy": session.policy, "uid": session.uid, "workspace": session.workspace,
+        "command": session.command, "started_ns": session.started_ns, "decisions": session.decisions,
+        "blocked": session.blocked, "process_count": len(processes),
+        "processes": [
+            {"pid": p.key.pid, "ppid": p.parent_pid, "uid": p.uid, "comm": p.comm, "blocked": p.blocked}
+            for p in processes[:LISTED_PROCESSES]
+        ],
+    }  # fmt: skip
