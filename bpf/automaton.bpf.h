@@ -55,6 +55,48 @@ __noinline int list_verdict(__u32 id, __u64 sticky, __u64 tags)
 	return -1;
 }
 
+/* The sticky bits that are set, one a step: bpf_loop, so that the verifier looks at one of 64. */
+struct am_bits {
+	__u64 left;
+	__u64 sticky, exe_tags;
+	__u64 tags;
+	__u64 op;
+	__u32 accept_base, list_base;
+	int best;
+};
+
+static __always_inline struct am_accept *next_row(struct am_bits *b)
+{
+	__u32 id = b->accept_base + lowest_bit(b->left);
+
+	b->left &= b->left - 1;
+	return bpf_map_lookup_elem(&accepts, &id);
+}
+
+static long next_tags(__u32 i, struct am_bits *b)
+{
+	struct am_accept *a = next_row(b);
+
+	if (a)
+		b->tags |= a->exe_tags;
+	return !b->left;
+}
+
+static long next_verdict(__u32 i, struct am_bits *b)
+{
+	struct am_accept *a = next_row(b);
+	__u64 o = b->op;
+	int v;
+
+	am_bound(o, 7);
+	if (a && a->list[o]) {
+		v = list_verdict(b->list_base + a->list[o], b->sticky, b->exe_tags);
+		if (v > b->best)
+			b->best = v;
+	}
+	return !b->left;
+}
+
 /* Bytes that one callback of bpf_loop takes: more costs the verifier time in every program, fewer cost a call each. */
 #define AM_CHUNK 16
 
@@ -148,14 +190,11 @@ __noinline int run_automaton(__u32 slot)
 	a = bpf_map_lookup_elem(&accepts, &id);
 	if (a)
 		tags = a->exe_tags;
-	for (int i = 0; i < AM_STICKY_BITS; i++) {
-		if (!sticky)
-			break;
-		id = r.p->accept_base + lowest_bit(sticky);
-		sticky &= sticky - 1;
-		a = bpf_map_lookup_elem(&accepts, &id);
-		if (a)
-			tags |= a->exe_tags;
+	if (sticky) {
+		struct am_bits b = {.accept_base = r.p->accept_base, .left = sticky};
+
+		bpf_loop(AM_STICKY_BITS, next_tags, &b, 0);
+		tags |= b.tags;
 	}
 	job->tags = tags;
 	return 0;
@@ -167,9 +206,9 @@ __noinline int path_verdict(__u32 slot, __u32 op, __u32 accept)
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
 	struct am_policy *p;
 	struct am_accept *a;
-	__u64 o = op, sticky;
+	__u64 o = op;
 	__u32 id;
-	int best = -1, v;
+	int best = -1;
 
 	am_bound(o, 7);
 	if (!job)
@@ -181,18 +220,19 @@ __noinline int path_verdict(__u32 slot, __u32 op, __u32 accept)
 	a = bpf_map_lookup_elem(&accepts, &accept);
 	if (a && a->list[o])
 		best = list_verdict(p->list_base + a->list[o], job->sticky, job->exe_tags);
-	sticky = job->sticky;
-	for (int i = 0; i < AM_STICKY_BITS; i++) {
-		if (!sticky)
-			break;
-		id = p->accept_base + lowest_bit(sticky);
-		sticky &= sticky - 1;
-		a = bpf_map_lookup_elem(&accepts, &id);
-		if (!a || !a->list[o])
-			continue;
-		v = list_verdict(p->list_base + a->list[o], job->sticky, job->exe_tags);
-		if (v > best)
-			best = v;
+	if (job->sticky) {
+		struct am_bits b = {
+			.accept_base = p->accept_base,
+			.list_base = p->list_base,
+			.left = job->sticky,
+			.sticky = job->sticky,
+			.exe_tags = job->exe_tags,
+			.op = o,
+			.best = best,
+		};
+
+		bpf_loop(AM_STICKY_BITS, next_verdict, &b, 0);
+		best = b.best;
 	}
 	return best;
 }
