@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The behaviour tests of ``tests/kernel`` in the LSM tier, on each supported kernel.
+
+Each kernel is booted once; each of its tests is one test here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+
+import pytest
+
+from tests.vm import harness, image
+
+# Preemption is what breaks scratch memory; Debian's 7.2 preempts as it comes.
+GUESTS = {"6.1": "preempt=full", "6.12": "preempt=full", "7.2": ""}
+OPTIONAL = {"7.2"}  # Debian's sid moves on
+TIMEOUT_SECONDS = 480.0
+INNER = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One test of a guest: ``passed``, ``failed``, ``error`` or ``skipped``, with its report."""
+
+    word: str
+    text: str = ""
+
+
+@functools.cache
+def names() -> list[str]:
+    """The node ids of the behaviour tests, as a guest in the LSM tier would collect them."""
+    environment = os.environ | {"AGENTMON_TEST_TIER": "lsm", "AGENTMON_REQUIRE": ""}
+    words = [sys.executable, *INNER, "--collect-only", "tests/kernel"]
+    done = subprocess.run(words, cwd=image.CHECKOUT, env=environment, check=False, capture_output=True, text=True)
+    found = [line for line in done.stdout.splitlines() if line.startswith("tests/kernel/") and "::" in line]
+    return found or [f"tests/kernel: nothing collected\n{done.stdout[-2000:]}"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each kernel with each behaviour test, kernel by kernel."""
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("kernel,name", [(k, n) for k in GUESTS for n in names()])
+
+
+@functools.cache
+def outcomes(kernel: str) -> dict[str, Outcome] | image.VmError | str:
+    """Boots a kernel and runs all behaviour tests there: outcome by node id.
+
+    An error if the guest died (kept: it is not booted once more for each test), a reason if there is no such kernel.
+    """
+    command = f"AGENTMON_TEST_TIER=lsm python3 {' '.join(INNER)} --junit-xml=/mnt/out/junit.xml tests/kernel"
+    try:
+        image.kernel(kernel)
+    except image.VmError as error:
+        prefix = "not required: " if kernel in OPTIONAL else ""
+        return f"{prefix}{error}"
+    try:
+        with harness.run(kernel, command, cmdline=GUESTS[kernel], timeout_seconds=TIMEOUT_SECONDS) as result:
+            print(f"guest {kernel}: {result.seconds:.0f} s, status {result.status}", file=sys.stderr)
+            report = result.out / "junit.xml"
+            if not report.exists():
+                return image.VmError(
+                    f"guest {kernel} left no report:\n{result.output[-4000:]}\n{result.console[-4000:]}"
+                )
+            return _parse(report.read_text())
+    except image.VmError as error:
+        return error
+
+
+def _parse(junit: str) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = {}
+    for case in ET.fromstring(junit).iter("testcase"):
+        outcome = Outcome("passed")
+        for child in case:
+            if child.tag in {"failure", "error", "skipped"}:
+                word = {"failure": "failed"}.get(child.tag, child.tag)
+                outcome = Outcome(word, f"{child.get('message', '')}\n{child.text or ''}")
+        found[f"{case.get('classname')}.{case.get('name')}"] = outcome
+    return found
+
+
+def _junit_name(node: str) -> str:
+    """The name under which junit reports a node id: ``a/b.py::C::t[x]`` is ``a.b.C.t[x]``."""
+    path, _, rest = node.partition("::")
+    base, bracket, parameters = rest.partition("[")
+    return f"{path.removesuffix('.py').replace('/', '.')}.{base.replace('::', '.')}{bracket}{parameters}"
+
+
+def test_in_guest(kernel: str, name: str) -> None:
+    """One behaviour test on one kernel."""
+    if os.geteuid():
+        pytest.skip("guests are built and run as root")
+    results = outcomes(kernel)
+    if isinstance(results, str):
+        pytest.skip(results)
+    if isinstance(results, image.VmError):
+        pytest.fail(str(results), pytrace=False)
+    outcome = results.get(_junit_name(name))
+    if outcome is None:
+        pytest.fail(f"the guest did not run `{name}`", pytrace=False)
+    if outcome.word == "skipped":
+        pytest.skip(outcome.text.strip())
+    if outcome.word != "passed":
+        pytest.fail(outcome.text, pytrace=False)
