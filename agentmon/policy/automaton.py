@@ -116,7 +116,11 @@ class _Trie:
             node.literals = {key: same[child] for key, child in node.literals.items()}
             node.sets = {key: same[child] for key, child in node.sets.items()}
             node.free = {key: same[child] for key, child in node.free.items()}
-            edges_key = (tuple(sorted(node.literals.items())), frozenset(node.sets.items()), frozenset(node.free.items()))
+            edges_key = (
+                tuple(sorted(node.literals.items())),
+                frozenset(node.sets.items()),
+                frozenset(node.free.items()),
+            )
             same[n] = table.setdefault((node.loop, node.accepts, node.sticks, edges_key), n)
 
     def closure(self, at: int) -> tuple[frozenset[int], int]:

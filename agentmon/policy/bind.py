@@ -67,7 +67,14 @@ class BoundPolicy:
     def infos(self) -> tuple[RuleInfo, ...]:
         """What people are told about each rule."""
         return tuple(
-            RuleInfo(r.rule.id, r.rule.pack, r.action, f"{r.rule.place.file}:{r.rule.place.line}", r.rule.reason, r.rule.quiet)
+            RuleInfo(
+                r.rule.id,
+                r.rule.pack,
+                r.action,
+                f"{r.rule.place.file}:{r.rule.place.line}",
+                r.rule.reason,
+                r.rule.quiet,
+            )
             for r in self.rules
         )
 

@@ -242,7 +242,9 @@ def _check(tokens: Sequence[Element | str], text: str) -> None:
     for i, token in enumerate(tokens):
         if token in PATH_VARIABLES:
             if i:
-                raise GlobError(f"`{{{token}}}` is a whole path: it can only start a pattern", max(text.find("{", 1), 0))
+                raise GlobError(
+                    f"`{{{token}}}` is a whole path: it can only start a pattern", max(text.find("{", 1), 0)
+                )
             if len(tokens) > 1 and tokens[1] != SLASH:
                 raise GlobError(f"after `{{{token}}}` comes `/` or nothing")
     components: list[list[Element | str]] = [[]]

@@ -9,25 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from agentmon.errors import PolicyError
 from agentmon.model.operations import Action, Operation
 from agentmon.policy import schema
+from agentmon.policy.document import Document
 from agentmon.policy.glob import GlobError, did_you_mean, parse
 from agentmon.policy.network import parse_network, parse_ports
 from agentmon.policy.rules import Complaints, Network, Pattern, Place, Policy, Rule
 from agentmon.policy.schema import Location, PolicyModel, RuleModel
 
-#: An ordinary user's text is parsed by a daemon with privileges: these bound its work.
-MAX_TEXT_BYTES: Final = 1 << 20
-MAX_NODES: Final = 100_000
-MAX_DEPTH: Final = 16
-
 OPERATOR_DIRECTORY: Final = Path("/etc/agentmon/policies.d")
-
-# libyaml bounds the nesting of what it reads and is ten times as fast; both give the same marks.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def shipped_directory() -> Path:
@@ -65,7 +56,7 @@ def load(name_or_path: str, *, directories: Sequence[Path] | None = None) -> Pol
                 " (for a file, give a path with `/` or `.yaml`)"
             )
         name_or_path = str(known[name_or_path])
-    return load_text(_read(name_or_path), name_or_path, directories=directories)
+    return load_text(read_text(name_or_path), name_or_path, directories=directories)
 
 
 def load_text(text: str, file: str, *, directories: Sequence[Path] | None = None) -> Policy:
@@ -77,7 +68,7 @@ def load_text(text: str, file: str, *, directories: Sequence[Path] | None = None
     return _Merger(packs(directories)).policy(_Source(text, file))
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
     try:
         return Path(path).read_text("utf-8")
     except OSError as error:
@@ -86,84 +77,18 @@ def _read(path: str) -> str:
         raise PolicyError(f"{path}:1:1: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
 
 
-class _Source:
-    """One parsed file: its model, and where each part of it stands."""
+class _Source(Document):
+    """One policy file: its model, and where each part of it stands."""
 
     def __init__(self, text: str, file: str) -> None:
-        self.file = file
-        self.places: dict[Location, Place] = {}
-        self.keys: dict[Location, Place] = {}
-        self.complaints = Complaints()
-        self._nodes = 0
-        node = self._compose(text)
-        if node is None:
-            raise PolicyError(f"{file}:1:1: the file is empty; a policy starts with `policy: NAME`")
-        data = self._value(node, ())
-        self.complaints.raise_if_any()
-        model, errors = schema.validate(data)
+        super().__init__(text, file)
+        model, errors = schema.validate(self.data)
+        complaints = Complaints()
         for location, is_key, message in errors:
-            self.complaints.add(self.place(location, key=is_key), message)
-        self.complaints.raise_if_any()
+            complaints.add(self.place(location, key=is_key), message)
+        complaints.raise_if_any()
         assert model is not None
         self.model: PolicyModel = model
-
-    def _compose(self, text: str) -> yaml.Node | None:
-        if len(text) > MAX_TEXT_BYTES:
-            raise PolicyError(f"{self.file}:1:1: larger than {MAX_TEXT_BYTES >> 20} MiB; split it into packs")
-        try:
-            node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            raise PolicyError(f"{self.file}:{line}:{column}: not YAML: {error.problem or error.context}") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            raise PolicyError(f"{self.file}:1:1: not YAML: {str(error).splitlines()[0]}") from None
-        return node
-
-    def _at(self, node: yaml.Node) -> Place:
-        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
-
-    def _value(self, node: yaml.Node, location: Location) -> Any:
-        """Plain data with all scalars as text; notes the place of everything."""
-        self._nodes += 1
-        if self._nodes > MAX_NODES or len(location) > MAX_DEPTH:
-            raise PolicyError(f"{self._at(node)}: nested or repeated too much; write it out flat")
-        self.places[location] = self._at(node)
-        if isinstance(node, yaml.ScalarNode):
-            if not node.style and node.value in ("", "~", "null"):
-                # a lone `~` is the home of the session's user, not YAML's nothing
-                return "~" if node.value == "~" else None
-            one_line = node.end_mark.line == node.start_mark.line
-            quotes = 2 if node.style else 0
-            if one_line and node.end_mark.column - node.start_mark.column == len(node.value) + quotes:
-                place = self.places[location]
-                self.keys[(*location, "text")] = Place(place.file, place.line, place.column + quotes // 2)
-            return node.value
-        if isinstance(node, yaml.SequenceNode):
-            return [self._value(child, (*location, i)) for i, child in enumerate(node.value)]
-        result: dict[str, Any] = {}
-        for key, child in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self.complaints.add(self._at(key), "a key must be one word")
-                continue
-            if key.value in result:
-                self.complaints.add(self._at(key), f"key `{key.value}` is given twice; keep one")
-            self.keys[*location, key.value] = self._at(key)
-            result[key.value] = self._value(child, (*location, key.value))
-        return result
-
-    def place(self, location: Location, *, key: bool = False) -> Place:
-        """Where that part stands; its nearest parent if it has no place of its own."""
-        if key and location in self.keys:
-            return self.keys[location]
-        while location not in self.places:
-            location = location[:-1]
-        return self.places[location]
-
-    def within(self, location: Location, offset: int) -> Place:
-        """Where a character of a scalar stands, if the text is written there as it is."""
-        inside = self.keys.get((*location, "text"))
-        return Place(inside.file, inside.line, inside.column + offset) if inside else self.place(location)
 
 
 class _Merger:
@@ -182,7 +107,13 @@ class _Merger:
                 _same_id(first, rule, complaints)
         complaints.raise_if_any()
         return Policy(
-            source.model.policy, source.model.description, source.file, tuple(rules), defaults, tuple(names), tuple(files)
+            source.model.policy,
+            source.model.description,
+            source.file,
+            tuple(rules),
+            defaults,
+            tuple(names),
+            tuple(files),
         )
 
     def _merge(
@@ -206,7 +137,8 @@ class _Merger:
             inner = _cached_source(path, os.stat(path).st_mtime_ns)
             if inner.model.policy != include.pack:
                 complaints.add(
-                    inner.place(("policy",)), f"pack `{include.pack}` calls itself `{inner.model.policy}`; rename one of them"
+                    inner.place(("policy",)),
+                    f"pack `{include.pack}` calls itself `{inner.model.policy}`; rename one of them",
                 )
             theirs, their_defaults, their_names, their_files = self._merge(inner, complaints, (*above, model.policy))
             known_ids = [r.id for r in theirs]
@@ -226,7 +158,7 @@ class _Merger:
 
 @functools.lru_cache(maxsize=64)
 def _cached_source(path: str, _mtime_ns: int) -> _Source:
-    return _Source(_read(path), path)
+    return _Source(read_text(path), path)
 
 
 def _same_id(first: Rule, second: Rule, complaints: Complaints) -> None:
@@ -325,7 +257,11 @@ class _RuleBuilder:
         for path, value in ((("paths",), model.paths), (("except", "paths"), model.carve.paths)):
             if value is not None and nets and (value or path == ("paths",)):
                 self._complain(f"`paths` does not apply to `{nets[0]}`; write a rule of its own", *path, key=True)
-        for net, values in ((("cidrs",), model.cidrs), (("ports",), model.ports), (("except", "cidrs"), model.carve.cidrs)):
+        for net, values in (
+            (("cidrs",), model.cidrs),
+            (("ports",), model.ports),
+            (("except", "cidrs"), model.carve.cidrs),
+        ):
             if values is not None and files and (values or net[0] != "except"):
                 self._complain(f"`{net[-1]}` does not apply to `{files[0]}`; write a rule of its own", *net, key=True)
         for key in ("paths", "exe", "cidrs", "ports"):
@@ -336,7 +272,9 @@ class _RuleBuilder:
         programs = model.exe is not None or bool(model.carve.exe)
         if len(files) + len(nets) > 1 and programs:
             self._complain(
-                "`exe` is the program to start on `exec`, but the running program elsewhere; write two rules", "exe", key=True
+                "`exe` is the program to start on `exec`, but the running program elsewhere; write two rules",
+                "exe",
+                key=True,
             )
         if model.exe and model.paths:
             self._complain("`exe` and `paths` mean the same on `exec`; keep one", "exe", key=True)

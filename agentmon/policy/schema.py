@@ -134,8 +134,12 @@ def _message(error: Mapping[str, Any]) -> tuple[Location, bool, str]:
         case "missing":
             return location[:-1], False, f"`{key}` is missing; add `{key}: …`"
         case "string_pattern_mismatch":
-            return location, False, (
-                f"`{error['input']}` is not a name; use up to 64 letters, digits, `-`, `_` and `.`, a letter or digit first"
+            return (
+                location,
+                False,
+                (
+                    f"`{error['input']}` is not a name; use up to 64 letters, digits, `-`, `_` and `.`, a letter or digit first"
+                ),
             )
         case "string_type":
             return location, False, f"`{key}` must be text, not {_kind(error['input'])}"

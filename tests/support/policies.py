@@ -19,7 +19,25 @@ BASE = "/srv/fence"
 PATH_OPERATIONS = (Operation.EXEC, Operation.READ, Operation.WRITE, Operation.CREATE)
 
 _COMPONENTS = ["a", "b", "ab", ".x", "x.pem", "A-1", "é", "a b", "*", "[a]", "{b}", "\udcff", "\n", "aa"]
-_PIECES = ["a", "b", "ab", ".x", "*", "a*", "*.pem", "?", "[ab]", "[!a]*", "{a,b}", "{a*,.x}", "**", "a**", "\\*", "é", "**b"]
+_PIECES = [
+    "a",
+    "b",
+    "ab",
+    ".x",
+    "*",
+    "a*",
+    "*.pem",
+    "?",
+    "[ab]",
+    "[!a]*",
+    "{a,b}",
+    "{a*,.x}",
+    "**",
+    "a**",
+    "\\*",
+    "é",
+    "**b",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +124,13 @@ def golden(base: str = BASE) -> tuple[Policy, Variables, list[Case]]:
         (read, "/prefix/a/b", audit, "prefix", None),
     ]
     cases = [
-        Case(operation, (base + path).encode("utf-8", "surrogateescape"), action, rule, (base + exe).encode() if exe else None)
+        Case(
+            operation,
+            (base + path).encode("utf-8", "surrogateescape"),
+            action,
+            rule,
+            (base + exe).encode() if exe else None,
+        )
         for operation, path, action, rule, exe in rows
     ]
     return policy, variables(base), cases
@@ -161,7 +185,9 @@ def random_paths(seed: int, count: int, base: str = BASE) -> list[bytes]:
     return paths
 
 
-def random_case(seed: int, paths: int = 20, base: str = BASE) -> tuple[Policy, Variables, list[tuple[Operation, bytes, bytes]]]:
+def random_case(
+    seed: int, paths: int = 20, base: str = BASE
+) -> tuple[Policy, Variables, list[tuple[Operation, bytes, bytes]]]:
     """A random policy and questions to it: (operation, path, running program)."""
     rng = random.Random(seed ^ 0xCA5E)
     programs = [f"{base}/bin/a", f"{base}/bin/c", f"{base}/x/b", f"{base}/opt/t", f"{base}/none"]

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A YAML file as plain data, with the place of every part of it.
+
+Every scalar stays text: YAML 1.1 would read ``on`` as true and ``22:22`` as 1342. Bounded in size, depth and repetition,
+because an ordinary user's text is parsed by a daemon with privileges.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import yaml
+
+from agentmon.errors import PolicyError
+from agentmon.policy.rules import Complaints, Place
+from agentmon.policy.schema import Location
+
+MAX_TEXT_BYTES: Final = 1 << 20
+MAX_NODES: Final = 100_000
+MAX_DEPTH: Final = 16
+
+# libyaml bounds the nesting of what it reads and is ten times as fast; both give the same marks.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Document:
+    """One parsed file. ``data`` is its content in dicts, lists and text.
+
+    Raises:
+        PolicyError: it is not YAML, is empty, or repeats a key.
+    """
+
+    def __init__(self, text: str, file: str) -> None:
+        self.file = file
+        self.places: dict[Location, Place] = {}
+        self.keys: dict[Location, Place] = {}
+        self._nodes = 0
+        self._complaints = Complaints()
+        node = self._compose(text)
+        if node is None:
+            raise PolicyError(f"{file}:1:1: the file is empty; a policy starts with `policy: NAME`")
+        self.data: Any = self._value(node, ())
+        self._complaints.raise_if_any()
+
+    def _compose(self, text: str) -> yaml.Node | None:
+        if len(text) > MAX_TEXT_BYTES:
+            raise PolicyError(f"{self.file}:1:1: larger than {MAX_TEXT_BYTES >> 20} MiB; split it into packs")
+        try:
+            node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            raise PolicyError(f"{self.file}:{line}:{column}: not YAML: {error.problem or error.context}") from None
+        except (yaml.YAMLError, RecursionError) as error:
+            raise PolicyError(f"{self.file}:1:1: not YAML: {str(error).splitlines()[0]}") from None
+        return node
+
+    def _at(self, node: yaml.Node) -> Place:
+        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _value(self, node: yaml.Node, location: Location) -> Any:
+        """Plain data with all scalars as text; notes the place of everything."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES or len(location) > MAX_DEPTH:
+            raise PolicyError(f"{self._at(node)}: nested or repeated too much; write it out flat")
+        self.places[location] = self._at(node)
+        if isinstance(node, yaml.ScalarNode):
+            if not node.style and node.value in ("", "~", "null"):
+                # a lone `~` is the home of the session's user, not YAML's nothing
+                return "~" if node.value == "~" else None
+            one_line = node.end_mark.line == node.start_mark.line
+            quotes = 2 if node.style else 0
+            if one_line and node.end_mark.column - node.start_mark.column == len(node.value) + quotes:
+                place = self.places[location]
+                self.keys[(*location, "text")] = Place(place.file, place.line, place.column + quotes // 2)
+            return node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(child, (*location, i)) for i, child in enumerate(node.value)]
+        result: dict[str, Any] = {}
+        for key, child in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self._complaints.add(self._at(key), "a key must be one word")
+                continue
+            if key.value in result:
+                self._complaints.add(self._at(key), f"key `{key.value}` is given twice; keep one")
+            self.keys[*location, key.value] = self._at(key)
+            result[key.value] = self._value(child, (*location, key.value))
+        return result
+
+    def place(self, location: Location, *, key: bool = False) -> Place:
+        """Where that part stands; its nearest parent if it has no place of its own."""
+        if key and location in self.keys:
+            return self.keys[location]
+        while location not in self.places:
+            location = location[:-1]
+        return self.places[location]
+
+    def within(self, location: Location, offset: int) -> Place:
+        """Where a character of a scalar stands, if the text is written there as it is."""
+        inside = self.keys.get((*location, "text"))
+        return Place(inside.file, inside.line, inside.column + offset) if inside else self.place(location)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's evaluator: the compiled tables, with what was learnt about directories and objects kept at hand.
+
+Its speed comes from two observations: paths of a session share directories, so the automaton's state after a directory
+is worth keeping; and few distinct (row, sticky bits, tags) exist, so a verdict is worth keeping for each.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentmon.model.operations import Operation, Reason
+from agentmon.model.tables import STICKY_BITS, CompiledPolicy, NetEntry
+from agentmon.policy.evaluate import Verdict
+from agentmon.policy.network import MAPPED
+from agentmon.policy.walk import holds
+
+#: Entries of each cache generation. Two generations of the largest stay below 10 MB at usual path lengths.
+OBJECTS: Final = 16_384
+DIRECTORIES: Final = 4_096
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+#: Tables up to this many cells are unfolded into Python objects (8 bytes a cell); larger ones stay an array.
+UNFOLD_CELLS: Final = 500_000
+
+
+class FastEvaluator:
+    """Judges by the compiled tables. Agrees with `Evaluator` on every object (tests hold them together)."""
+
+    def __init__(self, policy: CompiledPolicy) -> None:
+        self.policy = policy
+        self._stride = policy.stride
+        self._classes = policy.classes
+        self._slash = policy.classes[0x2F]
+        self._accept = policy.stride - 1
+        # States are kept multiplied by the stride: a step is then one addition and one look-up.
+        self._start = policy.start * policy.stride
+        self._sticky_first = policy.sticky_first * policy.stride
+        self._next = self._unfold()
+        self._objects: dict[tuple[int, bytes, int], Verdict] = {}
+        self._older_objects: dict[tuple[int, bytes, int], Verdict] = {}
+        self._directories: dict[bytes, tuple[int, int]] = {}
+        self._verdicts: dict[tuple[int, int, int, int], Verdict] = {}
+        self._addresses: dict[tuple[int, bytes, int, int], Verdict] = {}
+        self._tags: dict[bytes, int] = {}
+        self._defaults = [Verdict(action) for action in policy.defaults]
+        self._by_rule = [Verdict(rule.action, i, Reason.RULE) for i, rule in enumerate(policy.rules)]
+        self._tries = {family: _Prefixes(policy, family) for family in (4, 6)}
+
+    def path(self, operation: Operation, path: bytes, exe_tags: int = 0) -> Verdict:
+        """Judge an operation on a true absolute path."""
+        key = (operation, path, exe_tags)
+        found = self._objects.get(key)
+        if found is not None:
+            return found
+        found = self._older_objects.get(key)
+        if found is None:
+            final, sticky = self._walk(path)
+            shape = (operation, final, sticky, exe_tags)
+            found = self._verdicts.get(shape)
+            if found is None:
+                found = self._verdicts[shape] = self._decide(operation, final, sticky, exe_tags)
+        if len(self._objects) >= OBJECTS:
+            self._older_objects, self._objects = self._objects, {}
+        self._objects[key] = found
+        return found
+
+    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0) -> Verdict:
+        """Judge an operation on an address (16 bytes, IPv4 mapped) and port."""
+        key = (operation, packed, port, exe_tags)
+        found = self._addresses.get(key)
+        if found is None:
+            if len(self._addresses) >= OBJECTS:
+                self._addresses = {}
+            found = self._addresses[key] = self._look_up(operation, packed, port, exe_tags)
+        return found
+
+    def exe_tags(self, path: bytes) -> int:
+        """The bits that a process running this program carries."""
+        found = self._tags.get(path)
+        if found is None:
+            if len(self._tags) >= DIRECTORIES:
+                self._tags = {}
+            accepts = self.policy.accepts
+            found = 0
+            for row in self._rows(*self._walk(path)):
+                found |= accepts[row].exe_tags
+            self._tags[path] = found
+        return found
+
+    def _unfold(self) -> list[int] | _Multiplied:
+        table = self.policy.transitions
+        stride = self._stride
+        if len(table) > UNFOLD_CELLS:
+            return _Multiplied(self.policy)
+        states = [s * stride for s in range(self.policy.states)]  # shared: a cell costs a pointer
+        cells: list[int] = []
+        for at in range(0, len(table), stride):
+            cells += [states[t] for t in table[at : at + stride - 1]]
+            cells.append(table[at + stride - 1])
+        return cells
+
+    def _walk(self, path: bytes) -> tuple[int, int]:
+        """(accept row of the final state, sticky bits), the slash after the end included."""
+        cut = path.rfind(0x2F) + 1
+        directory = path[:cut]
+        at = self._directories.get(directory)
+        if at is None:
+            at = self._steps(self._start, 0, directory)
+            if len(self._directories) >= DIRECTORIES:
+                self._directories = {}
+            self._directories[directory] = at
+        state, sticky = at
+        table, first = self._next, self._sticky_first
+        for cls in path[cut:].translate(self._classes):  # `_steps` in place: a call costs as much as ten bytes
+            state = table[state + cls]
+            if state >= first:
+                sticky |= self.policy.accepts[table[state + self._accept]].sticky
+        beyond = table[state + self._slash]
+        if beyond >= first:
+            sticky |= self.policy.accepts[table[beyond + self._accept]].sticky
+        return table[state + self._accept], sticky
+
+    def _steps(self, state: int, sticky: int, text: bytes) -> tuple[int, int]:
+        table, first = self._next, self._sticky_first
+        for cls in text.translate(self._classes):
+            state = table[state + cls]
+            if state >= first:
+                sticky |= self.policy.accepts[table[state + self._accept]].sticky
+        return state, sticky
+
+    @staticmethod
+    def _rows(final: int, sticky: int) -> list[int]:
+        return [final, *(bit for bit in range(STICKY_BITS) if sticky >> bit & 1)]
+
+    def _decide(self, operation: Operation, final: int, sticky: int, exe_tags: int) -> Verdict:
+        policy = self.policy
+        best = None
+        for row in self._rows(final, sticky):
+            for entry in policy.lists[policy.accepts[row].lists[operation]]:
+                if holds(entry, sticky, exe_tags):
+                    if best is None or entry.rule < best.rule:
+                        best = entry
+                    break
+        return self._defaults[operation] if best is None else self._by_rule[best.rule]
+
+    def _look_up(self, operation: Operation, packed: bytes, port: int, exe_tags: int) -> Verdict:
+        if packed.startswith(_MAPPED):
+            entries = self._tries[4].longest(int.from_bytes(packed[12:], "big"))
+        else:
+            entries = self._tries[6].longest(int.from_bytes(packed, "big"))
+        bit = 1 << (operation - Operation.CONNECT)
+        for entry in entries:
+            fits = entry.ops & bit and entry.port_lo <= port <= entry.port_hi and not entry.exe_not & exe_tags
+            if fits and (not entry.exe_any or entry.exe_any & exe_tags):
+                return self._by_rule[entry.rule]
+        return self._defaults[operation]
+
+
+class _Prefixes:
+    """The prefixes of one family by length; IPv4 in its own 32 bits, which are cheaper to shift."""
+
+    def __init__(self, policy: CompiledPolicy, family: int) -> None:
+        bits = 32 if family == 4 else 128
+        self.fallback: tuple[NetEntry, ...] = ()
+        tables: dict[int, dict[int, tuple[NetEntry, ...]]] = {}
+        for prefix in policy.net:  # shortest first: the last one that fits is the longest
+            address = int.from_bytes(prefix.address, "big")
+            if family == 4 and prefix.length_bits <= 96:
+                if not (address ^ MAPPED) >> (128 - prefix.length_bits):
+                    self.fallback = prefix.entries
+                continue
+            if family == 4 and address >> 32 != 0xFFFF:
+                continue
+            shift = 128 - prefix.length_bits
+            tables.setdefault(shift, {})[(address & ((1 << bits) - 1)) >> shift] = prefix.entries
+        self.tables = sorted(tables.items())
+
+    def longest(self, address: int) -> tuple[NetEntry, ...]:
+        """The entries of the longest prefix that holds the address."""
+        for shift, table in self.tables:
+            entries = table.get(address >> shift)
+            if entries is not None:
+                return entries
+        return self.fallback
+
+
+class _Multiplied:
+    """The transition table of a large policy, multiplied on the fly: slower, but no copy of it."""
+
+    def __init__(self, policy: CompiledPolicy) -> None:
+        self._table = policy.transitions
+        self._stride = policy.stride
+
+    def __getitem__(self, cell: int) -> int:
+        value = self._table[cell]
+        return value if cell % self._stride == self._stride - 1 else value * self._stride
