@@ -10,7 +10,7 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from agentmon.errors import AgentmonError
@@ -71,7 +71,7 @@ def _target(entry: pwd.struct_passwd, *, drop: bool) -> Target:
 class Child:
     """A forked process that waits at a pipe. It dies with us, and with the pipe."""
 
-    def __init__(self, command: Sequence[str], target: Target, mask: Sequence[signal.Signals] | set[signal.Signals]) -> None:
+    def __init__(self, command: Sequence[str], target: Target, mask: Iterable[int]) -> None:
         """`mask`: the signal mask that the command gets."""
         environment = target.environment()
         candidates = _candidates(command[0], environment.get("PATH", os.defpath))
@@ -123,7 +123,7 @@ def _candidates(name: str, path: str) -> list[str]:
 
 def _become(
     go: int, status: int, candidates: list[str], command: list[str], target: Target, environment: dict[str, str],
-    parent: int, mask: Sequence[signal.Signals] | set[signal.Signals],
+    parent: int, mask: Iterable[int],
 ) -> None:  # fmt: skip
     """In the child. Once it is fenced it opens nothing: its own reads would be judged as the agent's."""
     prctl.die_with_parent(parent)

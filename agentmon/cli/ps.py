@@ -1,1 +1,77 @@
-def register(s): pass
+# SPDX-License-Identifier: Apache-2.0
+"""``agentmon ps``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from agentmon.cli.common import add_json, add_verb, connect, print_json
+
+#: Counters that mean that something was lost, or could not be told.
+_LOSSES = (
+    "ring_lost", "fork_lost", "malformed", "mismatches", "unattributed", "audit_lost", "watch_dropped", "no_state",
+    "scratch_exhausted", "path_unstable", "signal_failed", "seen_failed", "read_failed", "fork_refused",
+)  # fmt: skip
+
+
+def register(subparsers: Any) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        subparsers,
+        "ps",
+        "list sessions, their processes, and what is enforced",
+        """
+        Show live sessions with their processes, the posture per operation (proven by canaries),
+        and every counter of something lost. Ordinary users see their own sessions.
+        """,
+        """
+        agentmon ps
+        agentmon ps --json | jq .sessions
+        """,
+    )
+    add_json(parser)
+    parser.set_defaults(func=handle)
+
+
+def handle(args: argparse.Namespace) -> int:
+    """Ask and show."""
+    with connect(args) as client:
+        reply = client.call("ps")
+    if args.json:
+        print_json({key: value for key, value in reply.items() if key not in ("id", "ok")})
+        return 0
+    from agentmon.cli import render
+
+    out = render.console()
+    word = "enforcing" if reply["enforcing"] else "NOT ENFORCING (see `agentmon doctor`)"
+    kind = "embedded daemon" if reply["embedded"] else "daemon"
+    out.print(f"{word}, {reply['tier']} tier, {kind} {reply['version']}, pid {reply['pid']}")
+    out.print(render.postures(reply["posture"]))
+    rows: list[tuple[object, ...]] = []
+    for session in reply["sessions"]:
+        age = time.time() - session["started_ns"] / 1e9
+        rows.append(
+            (session["session"], session["policy"], session["uid"], _age(age), session["blocked"], session["command"])
+        )
+        rows += [("", f"  {p['pid']}", p["uid"], "", p["blocked"], f"  {p['comm']}") for p in session["processes"]]
+        if (more := session["process_count"] - len(session["processes"])) > 0:
+            rows.append(("", f"  and {more} more", "", "", "", ""))
+    out.print()
+    if rows:
+        out.print(render.table(("SESSION", "POLICY / PID", "UID", "AGE", "BLOCKED", "COMMAND"), rows))
+    else:
+        out.print("no live sessions")
+    losses = {name: n for name in _LOSSES if (n := reply.get("counters", {}).get(name, 0))}
+    if losses:
+        out.print("lost or uncertain: " + ", ".join(f"{name} {n}" for name, n in losses.items()), style="yellow")
+    return 0
+
+
+def _age(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f}m"
+    return f"{seconds / 3600:.0f}h"

@@ -114,17 +114,12 @@ def _finish(
         elif code == 127:
             why = "not found"
         say(f"cannot run `{path or name}`: {why}")
-    elif denied and os.WIFSIGNALED(status) and not _began(summary, pid):
+    elif denied and last["first"] and os.WIFSIGNALED(status):
         code = 126
         say(f"cannot run `{name}`: denied by {_rule(last)}")
     if not quiet:
         _sum_up(summary, session)
     return code
-
-
-def _began(summary: dict[str, Any], pid: int) -> bool:
-    """Whether the command got further than its first exec: then a later denied exec is no start that failed."""
-    return any(kind["operation"] != "exec" for kind in summary["blocked_kinds"]) or summary.get("execs", 0) > 1
 
 
 def _rule(last: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from agentmon.audit.store import AuditLog
 from agentmon.control.protocol import encode
@@ -19,16 +18,16 @@ from agentmon.control.server import Server
 from agentmon.daemon import adoption, enrolment
 from agentmon.daemon.config import Config
 from agentmon.daemon.notify import notify, watchdog_interval_s
-from agentmon.daemon.policies import PolicyBook, Source
+from agentmon.daemon.health import Health, check
+from agentmon.daemon.policies import PolicyBook
 from agentmon.daemon.state import SessionState, StateDirectory
 from agentmon.daemon.verbs import Verbs
 from agentmon.engine import Command, EndSession, Engine, Kill, Mismatch, Report, ResolveScript, Session
-from agentmon.errors import AgentmonError, KernelError
+from agentmon.errors import KernelError
 from agentmon.host import process
-from agentmon.kernel import canary
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.events import ProcessKey
-from agentmon.model.operations import V1_OPERATIONS, Operation, Posture
+from agentmon.model.operations import Posture
 from agentmon.model.records import Record
 
 #: Ended sessions whose summary can still be asked for.
@@ -40,24 +39,6 @@ RECONCILE_S = 2.0
 #: An embedded daemon that nobody uses ends after this long.
 EMBEDDED_GRACE_S = 1.0
 READ_LIMIT = 10_000
-
-
-@dataclass(slots=True)
-class Health:
-    """What the canaries last saw."""
-
-    findings: tuple[canary.Finding, ...] = ()
-    postures: dict[Operation, Posture] | None = None
-    error: str = ""
-    duration_s: float = 0.0
-    time_ns: int = 0
-
-    @property
-    def enforcing(self) -> bool:
-        """Whether a canary of every operation was really stopped."""
-        return self.postures is not None and all(
-            self.postures.get(operation) in (Posture.PREVENTS, Posture.STOPS) for operation in V1_OPERATIONS
-        )
 
 
 class Daemon:
@@ -247,30 +228,16 @@ class Daemon:
 
     def check(self) -> Health:
         """Send out the canaries; what they saw is `health`."""
-        try:
-            grounds = canary.Grounds.make(self.config.daemon.state / "canaries")
-            try:
-                source = Source("canary.yaml", grounds.policy_text)
-                prepared = self.book.prepare(source, workspace=str(grounds.directory), home="/root", user="root")
-                found = canary.run(self.monitor, prepared.compiled, grounds)
-            finally:
-                grounds.remove()
-        except (AgentmonError, OSError) as error:
-            self.health = Health(error=str(error), time_ns=time.time_ns())
-            log(f"the canaries could not fly: {error}")
-            return self.health
-        postures = found.postures
-        for program, state in self.monitor.programs().items():
-            if state != "attached":
-                for operation in canary.operations_of(program):
-                    postures[operation] = Posture.BLIND
-        self.health = Health(found.findings, postures, "", found.duration_s, time.time_ns())
-        for event in found.leftovers:
+        self.health = health = check(self.monitor, self.book, self.config.daemon.state)
+        if health.error:
+            log(f"the canaries could not fly: {health.error}")
+        for event in health.leftovers:
             self.execute_all(self.engine.handle(event, time.time_ns()))
-        for finding in found.findings:
+        health.leftovers = ()
+        for finding in health.findings:
             if finding.posture not in (Posture.PREVENTS, Posture.STOPS):
                 log(f"canary: {finding.operation.word} ({finding.attempt}) is {finding.posture}: {finding.note}")
-        return self.health
+        return health
 
 
 def log(message: str) -> None:

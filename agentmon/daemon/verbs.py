@@ -15,7 +15,7 @@ from agentmon.daemon.requests import VERBS, Doctor, Enroll, Ping, Ps, Release, R
 from agentmon.engine import Session
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
 from agentmon.kernel import canary
-from agentmon.model.operations import V1_OPERATIONS, Posture
+from agentmon.model.operations import V1_OPERATIONS
 from agentmon.model.records import Record
 
 if TYPE_CHECKING:
@@ -107,10 +107,9 @@ class Verbs:
 
     def _posture(self) -> dict[str, Any]:
         daemon = self._daemon
-        postures = daemon.health.postures or {}
         notes = canary.NOTES.get(daemon.monitor.tier, {})
         return {
-            op.word: {"posture": str(postures.get(op, Posture.BLIND)), "note": notes.get(op, "")} for op in V1_OPERATIONS
+            op.word: {"posture": str(daemon.health.posture(op)), "note": notes.get(op, "")} for op in V1_OPERATIONS
         }
 
     def _ps(self, peer: Peer, privileged: bool) -> dict[str, Any]:
@@ -189,7 +188,9 @@ class Verbs:
                 {"operation": op, "object": obj, "rule": rule, "reason": reason, "count": count}
                 for (op, obj, rule, reason), count in session.blocked_kinds.items()
             ],
-            "last_blocked_exec": {"pid": last[0], "rule": last[1], "reason": last[2]} if last else None,
+            "last_blocked_exec": (
+                {"pid": last[0], "rule": last[1], "reason": last[2], "first": last[3]} if last else None
+            ),
         }
 
     def _watch(self, connection: Connection, peer: Peer, request: Watch, privileged: bool) -> dict[str, Any]:

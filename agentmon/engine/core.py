@@ -148,7 +148,7 @@ class Engine:
             info = view.rules[rule]
             rule_id, reason = info.id, info.reason
             quiet = info.quiet
-        else:
+        elif verdict or event.reason != Reason.DEFAULT:
             reason = REASONS[event.reason]
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
         if flags & _SCRIPT and not verdict >= _DENY:
@@ -174,14 +174,14 @@ class Engine:
         return commands
 
     def _blocked(self, session: Session, event: Decision, record: Record) -> None:
-        if "quiet" in record.flags:
-            return  # expected, not news
-        session.count_blocked(record.operation, record.object, record.rule, record.reason)
+        if "quiet" not in record.flags:  # else expected, not news
+            session.count_blocked(record.operation, record.object, record.rule, record.reason)
         process = session.processes.get(event.process)
         if process is not None:
             process.blocked += 1
         if event.operation == _EXEC:
-            session.last_blocked_exec = (event.process.pid, record.rule, record.reason)
+            first = process is not None and process.execs == 0
+            session.last_blocked_exec = (event.process.pid, record.rule, record.reason, first)
 
     def _mismatch(self, record: Record, action: Action, rule: int, view: View) -> Mismatch:
         self.mismatches += 1
@@ -242,9 +242,9 @@ class Engine:
             return [Mismatch(record._replace(kind="mismatch", detail=message), message)]
         known = processes.get(key)
         if known is None:
-            processes[key] = Process(key, event.ppid, event.uid, event.comm)
-        else:
-            known.comm, known.uid = event.comm, event.uid
+            known = processes[key] = Process(key, event.ppid, event.uid, event.comm)
+        known.comm, known.uid = event.comm, event.uid
+        known.execs += event.what is What.EXEC
         return [Report(record)]
 
     def _remember_exit(self, pid: int, session_id: str, now_ns: int) -> None:

@@ -55,6 +55,7 @@ class Process:
     uid: int
     comm: str
     blocked: int = 0
+    execs: int = 0  # programs it began to run since it is known
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Session:
     decisions: int = 0
     blocked: int = 0
     blocked_kinds: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
-    last_blocked_exec: tuple[int, str, str] | None = None  # pid, rule, reason
+    last_blocked_exec: tuple[int, str, str, bool] | None = None  # pid, rule, reason, was it its first exec
     ended_ns: int = 0
 
     def count_blocked(self, operation: str, object_: str, rule: str, reason: str) -> None:

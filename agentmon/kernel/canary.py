@@ -219,6 +219,8 @@ PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {
     "sendmsg4": (Operation.SEND,),
     "sendmsg6": (Operation.SEND,),
     "sock_create": (Operation.CONNECT, Operation.SEND),
+    "ring_submit": (Operation.READ, Operation.WRITE, Operation.CREATE),
+    "ring_submit_old": (Operation.READ, Operation.WRITE, Operation.CREATE),
 }
 
 

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agentmon policy {check,test,explain,list,show}``: all of it without a daemon and without privileges."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from agentmon.errors import PolicyError
+
+if TYPE_CHECKING:
+    from agentmon.policy.bind import BoundPolicy
+    from agentmon.policy.explain import Match
+    from agentmon.policy.rules import Network, Pattern, Policy, Rule, Variables
+
+OK, INVALID, FAILED, USAGE = 0, 3, 2, 64
+DEFAULT_POLICY = "coding-agent"
+
+_DESCRIPTION = """\
+Work with policies: check their syntax, run their tests, ask why they say what they say.
+
+A policy is named by an installed pack (`agentmon policy list`) or by a path with `/` or `.yaml`.
+"""
+_EXAMPLES = """\
+examples:
+  agentmon policy check my-agent.yaml
+  agentmon policy test policies/coding-agent.yaml
+  agentmon policy explain read ~/.ssh/id_rsa
+  agentmon policy explain connect 10.0.0.1:443 -p my-agent.yaml --exe /usr/bin/curl
+
+exit status: 0 fine, 2 a test failed, 3 a policy is invalid, 64 wrong usage
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the verb to the command line's parser."""
+    parser = subparsers.add_parser(
+        "policy",
+        help="check, test and explain policies",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="policy_verb", metavar="VERB", required=True)
+
+    check = _verb(verbs, "check", "find errors and what is probably not meant", _check)
+    check.add_argument("policies", nargs="*", metavar="POLICY", help=f"names or files (default: {DEFAULT_POLICY})")
+    check.add_argument("--strict", action="store_true", help="end with 3 on warnings too")
+    _variables(check)
+
+    test = _verb(verbs, "test", "run the cases beside a policy, NAME.test.yaml for NAME.yaml", _test)
+    test.add_argument("policies", nargs="*", metavar="POLICY", help="names, files or test files (default: all installed)")
+    test.add_argument("-v", "--verbose", action="store_true", help="show each case, not only failures")
+
+    explain = _verb(verbs, "explain", "say which rule decides about an object, where it is written, and why", _explain)
+    explain.add_argument("operation", metavar="OPERATION", help="exec, read, write, create, connect or send")
+    explain.add_argument("object", metavar="OBJECT", help="a path, or an address and port such as 10.0.0.1:443")
+    explain.add_argument("-p", "--policy", default=DEFAULT_POLICY, help="name or file (default: %(default)s)")
+    explain.add_argument("--exe", metavar="PATH", help="the program that the process runs, for rules with `exe`")
+    _variables(explain)
+
+    _verb(verbs, "list", "list the installed packs", _list)
+
+    show = _verb(verbs, "show", "print a policy with its packs merged, most severe rules first", _show)
+    show.add_argument("policy", nargs="?", metavar="POLICY", default=DEFAULT_POLICY, help="name or file (default: %(default)s)")
+    _variables(show)
+
+
+def _verb(verbs: Any, name: str, text: str, handler: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(func=lambda args: _guarded(handler, args))
+    return parser
+
+
+def _variables(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workspace", metavar="DIR", help="what {workspace} is (default: the current directory)")
+    parser.add_argument("--home", metavar="DIR", help="what ~ is (default: your home)")
+    parser.add_argument("--user", metavar="NAME", help="what {user} is (default: you, also under sudo)")
+
+
+def _guarded(handler: Any, args: argparse.Namespace) -> int:
+    try:
+        code: int = handler(args)
+    except PolicyError as error:
+        _complain(args, str(error))
+        return INVALID
+    return code
+
+
+def _complain(args: argparse.Namespace, text: str) -> None:
+    if args.json:
+        _emit({"error": text.splitlines()})
+    print(text, file=sys.stderr)
+
+
+def _emit(value: dict[str, Any]) -> None:
+    print(json.dumps({"version": 1, **value}))
+
+
+def _session(args: argparse.Namespace) -> Variables:
+    """The variables of a session that the caller would start here."""
+    import pwd
+
+    from agentmon.policy.rules import Variables
+
+    user = args.user or os.environ.get("SUDO_USER") or _name(os.getuid())
+    try:
+        home = args.home or pwd.getpwnam(user).pw_dir
+    except KeyError:
+        home = os.environ.get("HOME", "/")
+    workspace = os.path.realpath(args.workspace or ".")
+    return Variables.of(workspace=workspace, home=os.path.realpath(home), user=user)
+
+
+def _name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _bind(name: str, args: argparse.Namespace) -> BoundPolicy:
+    from agentmon.policy.bind import bind_policy
+    from agentmon.policy.load import load
+
+    return bind_policy(load(name), _session(args))
+
+
+def _check(args: argparse.Namespace) -> int:
+    from agentmon.policy.check import warnings
+    from agentmon.policy.compile import compile_policy
+
+    code = OK
+    for name in args.policies or [DEFAULT_POLICY]:
+        try:
+            bound = _bind(name, args)
+            compiled = compile_policy(bound)
+        except PolicyError as error:
+            _complain(args, str(error))
+            code = INVALID
+            continue
+        found = warnings(bound, compiled)
+        table_bytes = 2 * len(compiled.transitions)
+        if args.json:
+            _emit(
+                {
+                    "policy": compiled.name,
+                    "rules": len(compiled.rules),
+                    "states": compiled.states,
+                    "table_bytes": table_bytes,
+                    "warnings": found,
+                }
+            )
+        else:
+            packs = ", ".join(bound.policy.packs[1:])
+            merged = f" (with {packs})" if packs else ""
+            print(f"{compiled.name}: ok, {len(compiled.rules)} rules{merged}, {compiled.states} states, {table_bytes >> 10} KiB")
+        for warning in found:
+            print(f"{warning} [warning]", file=sys.stderr)
+        if found and args.strict:
+            code = INVALID
+    return code
+
+
+def _test(args: argparse.Namespace) -> int:
+    from agentmon.policy.cases import run_cases, test_file
+    from agentmon.policy.load import packs
+
+    known = packs()
+    names = args.policies or [n for n, path in known.items() if os.path.exists(test_file(str(path)))]
+    failed = total = 0
+    for name in names:
+        path = str(known.get(name, name))
+        path = path if path.endswith(".test.yaml") else test_file(path)
+        for result in run_cases(path):
+            total += 1
+            failed += bool(result.failure)
+            if args.json:
+                _emit(
+                    {
+                        "case": str(result.place),
+                        "operation": result.operation.word,
+                        "object": result.object,
+                        "expect": result.expect.word,
+                        "action": result.action.word,
+                        "rule": result.rule,
+                        "failure": result.failure or None,
+                    }
+                )
+            elif result.failure or args.verbose:
+                verdict = result.failure or f"{result.action.word} by {result.rule or 'default'}"
+                mark = "FAILED" if result.failure else "ok"
+                print(f"{result.place}: {mark}: {result.operation.word} {result.object}: {verdict}")
+    if not args.json:
+        print(f"{total} cases, {failed} failed")
+    return FAILED if failed else OK
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from agentmon.policy import schema
+    from agentmon.policy.cases import expand, parse_object
+    from agentmon.policy.explain import explain
+
+    operation = schema.operation(args.operation)
+    if isinstance(operation, str):
+        print(operation, file=sys.stderr)
+        return USAGE
+    bound = _bind(args.policy, args)
+    text, exe = args.object, args.exe
+    if operation.is_path:
+        path = os.path.abspath(os.fsdecode(expand(text, bound.variables)))
+        text = os.path.realpath(path)
+        if text != path and not args.json:
+            print(f"{args.object} is {text}")
+    if exe is not None:
+        exe = os.fsencode(os.path.realpath(expand(exe, bound.variables)))
+    try:
+        target = os.fsencode(text) if operation.is_path else parse_object(operation, text, bound.variables)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    said = explain(bound, operation, target, exe)
+    if args.json:
+        _emit(
+            {
+                "policy": bound.policy.name,
+                "operation": operation.word,
+                "object": text,
+                "action": said.action.word,
+                "rule": _match_json(said.decided_by) if said.decided_by else None,
+                "also_matched": [_match_json(m) for m in said.others],
+                "excepted": [_match_json(m) for m in said.excepted],
+                "default": said.default.word,
+            }
+        )
+        return OK
+    by = said.decided_by
+    if by:
+        print(f"{said.action.word}: {operation.word} {text}")
+        print(f"  by rule {by.rule} of {by.pack} ({by.source}), which matched {by.matched}")
+        if by.reason:
+            print(f"  why: {by.reason}")
+    else:
+        print(f"{said.action.word}: {operation.word} {text}")
+        print(f"  by the default for {operation.word}: no rule matched")
+    for other in said.others:
+        print(f"  also matched, less severe or later: {other.rule} ({other.action.word}, {other.source}), by {other.matched}")
+    for other in said.excepted:
+        print(f"  not applied: {other.rule} ({other.action.word}, {other.source}), excepted by {other.hole}")
+    return OK
+
+
+def _match_json(match: Match) -> dict[str, str]:
+    return {
+        "id": match.rule,
+        "pack": match.pack,
+        "action": match.action.word,
+        "source": match.source,
+        "reason": match.reason,
+        "matched": match.matched,
+        "excepted_by": match.hole,
+    }
+
+
+def _list(args: argparse.Namespace) -> int:
+    from agentmon.policy.load import load, packs
+
+    code = OK
+    for name, path in packs().items():
+        try:
+            policy = load(str(path))
+        except PolicyError as error:
+            _complain(args, str(error))
+            code = INVALID
+            continue
+        if args.json:
+            _emit(
+                {
+                    "name": name,
+                    "description": policy.description,
+                    "file": str(path),
+                    "includes": list(policy.packs[1:]),
+                    "rules": len(policy.rules),
+                }
+            )
+        else:
+            print(f"{name:<20} {policy.description}")
+    return code
+
+
+def _show(args: argparse.Namespace) -> int:
+    from agentmon.model.operations import V1_OPERATIONS
+
+    bound = _bind(args.policy, args)
+    policy: Policy = bound.policy
+    rules = [_rule_json(r.rule) for r in bound.rules]
+    defaults = {o.word: bound.defaults[o].word for o in V1_OPERATIONS}
+    if args.json:
+        _emit({"policy": policy.name, "packs": list(policy.packs), "default": defaults, "rules": rules})
+        return OK
+    print(f"policy: {policy.name}   # with {', '.join(policy.packs[1:]) or 'no packs'}")
+    print("default: {" + ", ".join(f"{o}: {a}" for o, a in defaults.items()) + "}")
+    print("rules:")
+    for rule in rules:
+        print(f"  - id: {rule.pop('id')}   # {rule.pop('pack')}, {rule.pop('source')}")
+        for key, value in rule.items():
+            print(f"    {key}: {json.dumps(value, ensure_ascii=False)}")
+    return OK
+
+
+def _rule_json(rule: Rule) -> dict[str, Any]:
+    def texts(items: tuple[Pattern | Network, ...]) -> list[str]:
+        return [i.text for i in items]
+
+    carve = {
+        "paths": texts(rule.except_paths),
+        "exe": texts(rule.except_exe),
+        "cidrs": texts(rule.except_networks),
+    }
+    full: dict[str, Any] = {
+        "id": rule.id,
+        "pack": rule.pack,
+        "source": f"{rule.place.file}:{rule.place.line}",
+        "on": [o.word for o in rule.operations],
+        "action": rule.action.word,
+        "paths": texts(rule.paths),
+        "exe": texts(rule.exe),
+        "cidrs": texts(rule.networks),
+        "ports": [f"{low}-{high}" if low != high else str(low) for low, high in rule.ports],
+        "except": {key: value for key, value in carve.items() if value},
+        "reason": rule.reason,
+        "quiet": rule.quiet,
+    }
+    return {key: value for key, value in full.items() if value}

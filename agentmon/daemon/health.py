@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proving the fence: canaries under the built-in policy, and the programs that no canary can miss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentmon.daemon.policies import PolicyBook, Source
+from agentmon.errors import AgentmonError
+from agentmon.kernel import canary
+from agentmon.kernel.monitor import Monitor
+from agentmon.kernel.objects import OPTIONAL
+from agentmon.model.events import Event
+from agentmon.model.operations import V1_OPERATIONS, Operation, Posture
+
+
+@dataclass(slots=True)
+class Health:
+    """What the canaries last saw."""
+
+    findings: tuple[canary.Finding, ...] = ()
+    postures: dict[Operation, Posture] | None = None
+    error: str = ""
+    duration_s: float = 0.0
+    time_ns: int = 0
+    leftovers: tuple[Event, ...] = ()
+
+    @property
+    def enforcing(self) -> bool:
+        """Whether a canary of every operation was really stopped."""
+        return self.postures is not None and all(
+            self.postures.get(operation) in (Posture.PREVENTS, Posture.STOPS) for operation in V1_OPERATIONS
+        )
+
+    def posture(self, operation: Operation) -> Posture:
+        """Of one operation; blind when no canary came back."""
+        return (self.postures or {}).get(operation, Posture.BLIND)
+
+
+def check(monitor: Monitor, book: PolicyBook, parent: Path) -> Health:
+    """Send out the canaries, in a directory below `parent`. Never raises for what they meet."""
+    try:
+        grounds = canary.Grounds.make(parent / "canaries")
+        try:
+            source = Source("canary.yaml", grounds.policy_text)
+            prepared = book.prepare(source, workspace=str(grounds.directory), home="/root", user="root")
+            found = canary.run(monitor, prepared.compiled, grounds)
+        finally:
+            grounds.remove()
+    except (AgentmonError, OSError) as error:
+        return Health(error=str(error), time_ns=time.time_ns())
+    postures = found.postures
+    for operation in blinded(monitor.programs()):
+        postures[operation] = Posture.BLIND
+    return Health(found.findings, postures, "", found.duration_s, time.time_ns(), found.leftovers)
+
+
+def blinded(programs: Mapping[str, str]) -> set[Operation]:
+    """Operations that lack a program. Of the optional ones, which are one under two names, one is enough."""
+    missing = {name for name, state in programs.items() if state != "attached"}
+    if not OPTIONAL <= missing:
+        missing -= OPTIONAL
+    return {operation for name in missing for operation in canary.operations_of(name)}
