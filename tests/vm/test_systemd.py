@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service on a machine with real systemd: provisioned, started with its hardening, enforcing, restarted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.vm import harness, image
+
+
+@pytest.fixture(scope="module")
+def seen() -> Iterator[dict[str, str]]:
+    """What ``guest/service`` observed, by file name; one boot for all tests here."""
+    if os.geteuid():
+        pytest.skip("guests are built and run as root")
+    # The wheel as a user gets it, on the work disk with the checkout.
+    subprocess.run([image.CHECKOUT / "dev", "build", "--wheel"], check=True, stdin=subprocess.DEVNULL)
+    with harness.run("6.1", "/mnt/guest/service", systemd=True, timeout_seconds=400) as result:
+        files = {path.name: path.read_text(errors="replace") for path in result.out.iterdir()}
+        if result.status:
+            pytest.fail(_story(result.output, files), pytrace=False)
+        yield files
+
+
+def _story(output: str, files: dict[str, str]) -> str:
+    return "\n".join([output, *(f"--- {name}\n{text[-3000:]}" for name, text in sorted(files.items()))])
+
+
+def test_the_unit_has_no_mistakes(seen: dict[str, str]) -> None:
+    """systemd itself finds nothing to say about the unit."""
+    lines = [line for line in seen["verify"].splitlines() if "agentmon" in line and "not executable" not in line]
+    assert not lines
+
+
+def test_the_service_is_ready_and_enforcing(seen: dict[str, str]) -> None:
+    """Under every hardening line BPF loads and the canaries of the daemon are stopped."""
+    assert seen["active"] == "active\n", _story("", seen)
+    doctor = json.loads(seen["doctor"].splitlines()[-1])
+    assert doctor["enforcing"] is True, seen["doctor"]
+    assert doctor["tier"] == "lsm"
+
+
+@pytest.mark.parametrize("process", ["one", "two"])
+def test_an_enrolled_process_is_denied(seen: dict[str, str], process: str) -> None:
+    """Forbidden: EPERM before the effect. Honest work goes on. Process two acts while the daemon is dead."""
+    assert "Operation not permitted" in seen[process], seen[process]
+    assert "status 1" in seen[process]
+    assert "secret" not in seen[process]
+    assert "honest" in seen[process]
+
+
+def test_the_denial_is_in_the_audit_log(seen: dict[str, str]) -> None:
+    """With object and rule."""
+    blocked = [line for line in seen["audit"].splitlines() if "/root/.ssh/id_rsa" in line and '"deny"' in line]
+    assert blocked, seen["audit"][-2000:]
+
+
+def test_the_service_comes_back_after_sigkill(seen: dict[str, str]) -> None:
+    """And stops in order when asked to."""
+    assert seen["active-again"] == "active\n", _story("", seen)
+    assert seen["stopped"] == "inactive\n", _story("", seen)
