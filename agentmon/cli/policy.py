@@ -52,7 +52,9 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
     _variables(check)
 
     test = _verb(verbs, "test", "run the cases beside a policy, NAME.test.yaml for NAME.yaml", _test)
-    test.add_argument("policies", nargs="*", metavar="POLICY", help="names, files or test files (default: all installed)")
+    test.add_argument(
+        "policies", nargs="*", metavar="POLICY", help="names, files or test files (default: all installed)"
+    )
     test.add_argument("-v", "--verbose", action="store_true", help="show each case, not only failures")
 
     explain = _verb(verbs, "explain", "say which rule decides about an object, where it is written, and why", _explain)
@@ -65,7 +67,9 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
     _verb(verbs, "list", "list the installed packs", _list)
 
     show = _verb(verbs, "show", "print a policy with its packs merged, most severe rules first", _show)
-    show.add_argument("policy", nargs="?", metavar="POLICY", default=DEFAULT_POLICY, help="name or file (default: %(default)s)")
+    show.add_argument(
+        "policy", nargs="?", metavar="POLICY", default=DEFAULT_POLICY, help="name or file (default: %(default)s)"
+    )
     _variables(show)
 
 
@@ -160,7 +164,8 @@ def _check(args: argparse.Namespace) -> int:
         else:
             packs = ", ".join(bound.policy.packs[1:])
             merged = f" (with {packs})" if packs else ""
-            print(f"{compiled.name}: ok, {len(compiled.rules)} rules{merged}, {compiled.states} states, {table_bytes >> 10} KiB")
+            size = f"{compiled.states} states, {table_bytes >> 10} KiB"
+            print(f"{compiled.name}: ok, {len(compiled.rules)} rules{merged}, {size}")
         for warning in found:
             print(f"{warning} [warning]", file=sys.stderr)
         if found and args.strict:
@@ -169,15 +174,15 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from agentmon.policy.cases import run_cases, test_file
+    from agentmon.policy.cases import cases_file, run_cases
     from agentmon.policy.load import packs
 
     known = packs()
-    names = args.policies or [n for n, path in known.items() if os.path.exists(test_file(str(path)))]
+    names = args.policies or [n for n, path in known.items() if os.path.exists(cases_file(str(path)))]
     failed = total = 0
     for name in names:
         path = str(known.get(name, name))
-        path = path if path.endswith(".test.yaml") else test_file(path)
+        path = path if path.endswith(".test.yaml") else cases_file(path)
         for result in run_cases(path):
             total += 1
             failed += bool(result.failure)
@@ -250,7 +255,7 @@ def _explain(args: argparse.Namespace) -> int:
         print(f"{said.action.word}: {operation.word} {text}")
         print(f"  by the default for {operation.word}: no rule matched")
     for other in said.others:
-        print(f"  also matched, less severe or later: {other.rule} ({other.action.word}, {other.source}), by {other.matched}")
+        print(f"  also matched, not first: {other.rule} ({other.action.word}, {other.source}), by {other.matched}")
     for other in said.excepted:
         print(f"  not applied: {other.rule} ({other.action.word}, {other.source}), excepted by {other.hole}")
     return OK

@@ -151,13 +151,13 @@ def _classes(nodes: Iterable[_Node]) -> tuple[bytes, dict[frozenset[int], tuple[
     return bytes(table), {s: tuple(sorted({table[b] for b in s})) for s in sets}
 
 
-def build(plain: Mapping[Glob, int], sticky: Mapping[Glob, int]) -> Automaton:
+def build(plain: Mapping[Glob, int], sticky: Mapping[Glob, int], limit: int = MAX_STATES) -> Automaton:
     """The automaton of some globs, each with its bit in `Automaton.accepts` or in `Automaton.sticks`.
 
     Globs that mean the same should have the same bit: their common ends are then one.
 
     Raises:
-        TooManyStatesError: more than MAX_STATES.
+        TooManyStatesError: more than ``limit``.
     """
     trie = _Trie()
     for i, (glob, bit) in enumerate(plain.items()):
@@ -165,15 +165,16 @@ def build(plain: Mapping[Glob, int], sticky: Mapping[Glob, int]) -> Automaton:
     for glob, bit in sticky.items():
         trie.add(glob, stick=1 << bit)
     trie.share()
-    return _Construction(trie, len(plain)).run()
+    return _Construction(trie, len(plain), limit).run()
 
 
 _Target = tuple[frozenset[int], int]
 
 
 class _Construction:
-    def __init__(self, trie: _Trie, patterns: int) -> None:
+    def __init__(self, trie: _Trie, patterns: int, limit: int) -> None:
         self.nodes = trie.nodes
+        self.limit = limit
         self.patterns = patterns
         self.classes, self.set_classes = _classes(trie.nodes)
         self.width = max(self.classes) + 1
@@ -206,7 +207,7 @@ class _Construction:
         if found is None:
             found = self.ids[key] = len(self.order)
             self.order.append(key)
-            if found >= MAX_STATES:
+            if found >= self.limit:
                 raise TooManyStatesError(self._blame())
         return found
 

@@ -63,7 +63,7 @@ class Result:
     failure: str = ""
 
 
-def test_file(policy_file: str) -> str:
+def cases_file(policy_file: str) -> str:
     """The file that holds the cases of a policy file."""
     stem, _ = os.path.splitext(policy_file)
     return f"{stem}.test.yaml"

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 
 from agentmon.model.operations import V1_OPERATIONS, Operation
 from agentmon.model.tables import CompiledPolicy
-from agentmon.policy.bind import BoundPolicy
+from agentmon.policy.automaton import TooManyStatesError, build
+from agentmon.policy.bind import BoundPolicy, BoundRule
 from agentmon.policy.evaluate import Evaluator
+
+#: Looking for rules that never decide stops at this size: it is advice, and must be quick.
+MOST_STATES = 5_000
 
 
 def warnings(bound: BoundPolicy, compiled: CompiledPolicy) -> list[str]:
@@ -22,18 +26,41 @@ def _silent_defaults(bound: BoundPolicy) -> Iterator[str]:
     silent = [o.word for o in V1_OPERATIONS if o not in bound.policy.defaults]
     if silent:
         words = ", ".join(f"`{w}`" for w in silent)
-        yield f"{bound.policy.file}:1:1: no default for {words}: it is deny; say so with `default: {{{silent[0]}: deny}}`"
+        yield f"{bound.policy.file}:1:1: no default for {words}, so deny; say so with `default: {{{silent[0]}: deny}}`"
 
 
 def _never_decides(bound: BoundPolicy, compiled: CompiledPolicy) -> Iterator[str]:
-    deciding = {entry.rule for entries in compiled.lists for entry in entries}
-    deciding |= {entry.rule for prefix in compiled.net for entry in prefix.entries}
+    deciding = {entry.rule for prefix in compiled.net for entry in prefix.entries}
     for rule in bound.rules:
-        if rule.index not in deciding:
+        paths = any(o.is_path and not _covered(bound, rule, o) for o in rule.operations)
+        if not paths and rule.index not in deciding:
             yield (
-                f"{rule.rule.place}: rule `{rule.rule.id}` can never decide: whatever it matches, a rule as severe or more"
-                " decides first; drop it, or carve a hole with `except` in the other"
+                f"{rule.rule.place}: rule `{rule.rule.id}` can never decide: whatever it matches, a rule as severe"
+                " or more decides first; drop it, or carve a hole with `except` in the other"
             )
+
+
+def _covered(bound: BoundPolicy, rule: BoundRule, operation: Operation) -> bool:
+    """Whether earlier rules without conditions match every path that this one does (language inclusion)."""
+    earlier = [
+        glob
+        for other in bound.rules[: rule.index]
+        if operation in other.operations and not (other.excepts or other.exe_any or other.exe_not)
+        for glob in other.includes
+    ]
+    if not earlier:
+        return False
+    if set(rule.includes) <= set(earlier):
+        return True
+    both = dict.fromkeys(rule.includes, 0) | {glob: 1 for glob in earlier if glob not in rule.includes}
+    shared = [glob for glob in rule.includes if glob in earlier]
+    for glob in shared:
+        del both[glob]
+    try:
+        automaton = build(both, {}, limit=MOST_STATES)
+    except TooManyStatesError:
+        return False  # too hard to tell: no warning
+    return not any(accepted == 1 for accepted in automaton.accepts)
 
 
 def _exposed_files(bound: BoundPolicy) -> Iterator[str]:

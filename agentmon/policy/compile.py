@@ -25,7 +25,7 @@ from agentmon.policy.compile_net import compile_net
 from agentmon.policy.glob import Glob
 from agentmon.policy.rules import Policy, Variables
 
-#: Rows and lists that all live policies share in the kernel (``AM_MAX_ACCEPTS``, ``AM_MAX_LISTS``): one may not take all.
+#: Live policies share rows and lists in the kernel (``AM_MAX_ACCEPTS``, ``AM_MAX_LISTS``): one may not take all.
 MAX_ACCEPTS = 16_384
 MAX_LISTS = 4_096
 
@@ -81,7 +81,8 @@ class _Compiler:
         for name, size, most in (("accept rows", self.accepts, MAX_ACCEPTS), ("rule lists", self.lists, MAX_LISTS)):
             if len(size) > most:
                 raise PolicyError(
-                    f"{self.bound.policy.file}:1:1: the policy needs {len(size)} {name}, {most} fit; use fewer overlapping globs"
+                    f"{self.bound.policy.file}:1:1: the policy needs {len(size)} {name}, {most} fit;"
+                    " use fewer overlapping globs"
                 )
         return CompiledPolicy(
             name=self.bound.policy.name,
@@ -194,8 +195,8 @@ class _Compiler:
         rules = [self.bound.rules[e.rule].rule for e in entries]
         names = ", ".join(f"`{r.id}`" for r in rules)
         raise PolicyError(
-            f"{rules[LIST_LENGTH].place}: {len(rules)} rules with conditions apply to `{operation.word}` of the same path,"
-            f" {LIST_LENGTH} fit: {names}; merge some of them, or drop `exe` or `except` from the most severe"
+            f"{rules[LIST_LENGTH].place}: {len(rules)} rules with conditions apply to `{operation.word}` of the same"
+            f" path, {LIST_LENGTH} fit: {names}; merge some of them, or drop `exe` or `except` from the most severe"
         )
 
     def _row(self, accept: Accept) -> int:

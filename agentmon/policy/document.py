@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A YAML file as plain data, with the place of every part of it.
 
-Every scalar stays text: YAML 1.1 would read ``on`` as true and ``22:22`` as 1342. Bounded in size, depth and repetition,
-because an ordinary user's text is parsed by a daemon with privileges.
+Every scalar stays text: YAML 1.1 would read ``on`` as true and ``22:22`` as 1342. Bounded in size, depth and
+repetition, because an ordinary user's text is parsed by a daemon with privileges.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from agentmon.policy import schema
 from agentmon.policy.document import Document
 from agentmon.policy.glob import GlobError, did_you_mean, parse
 from agentmon.policy.network import parse_network, parse_ports
-from agentmon.policy.rules import Complaints, Network, Pattern, Place, Policy, Rule
+from agentmon.policy.rules import Complaints, Network, Pattern, Policy, Rule
 from agentmon.policy.schema import Location, PolicyModel, RuleModel
 
 OPERATOR_DIRECTORY: Final = Path("/etc/agentmon/policies.d")

@@ -101,13 +101,14 @@ class Variables:
             normal = value == os.path.normpath(value) and not value.startswith(b"//")
             if not value.startswith(b"/") or not normal or b"\0" in value:
                 raise PolicyError(
-                    f"`{{{name}}}` is `{os.fsdecode(value)}`: give an absolute path without `.`, `..`, `//` or a final `/`"
+                    f"`{{{name}}}` is `{os.fsdecode(value)}`: give an absolute path"
+                    " without `.`, `..`, `//` or a final `/`"
                 )
         if not self.user or b"/" in self.user or self.user in (b".", b".."):
             raise PolicyError(f"`{{user}}` is `{os.fsdecode(self.user)}`: give a user name")
 
     @classmethod
-    def of(cls, *, workspace: str, home: str, user: str, tmp: str = "/tmp") -> Variables:
+    def of(cls, *, workspace: str, home: str, user: str, tmp: str = "/tmp") -> Variables:  # noqa: S108  # a name
         """From text as the operating system gives it."""
         return cls(*(os.fsencode(v) for v in (workspace, home, user, tmp)))
 

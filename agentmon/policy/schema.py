@@ -138,7 +138,8 @@ def _message(error: Mapping[str, Any]) -> tuple[Location, bool, str]:
                 location,
                 False,
                 (
-                    f"`{error['input']}` is not a name; use up to 64 letters, digits, `-`, `_` and `.`, a letter or digit first"
+                    f"`{error['input']}` is not a name; use up to 64 letters, digits,"
+                    " `-`, `_` and `.`, a letter or digit first"
                 ),
             )
         case "string_type":

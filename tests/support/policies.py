@@ -13,7 +13,7 @@ from agentmon.model.operations import Action, Operation
 from agentmon.policy.load import load_text
 from agentmon.policy.rules import Policy, Variables
 
-#: Where the golden and random paths live. Kernel tests may use another directory: `golden(base)`, `random_case(…, base)`.
+#: Where the golden and random paths live. Kernel tests may use another: `golden(base)`, `random_case(…, base)`.
 BASE = "/srv/fence"
 
 PATH_OPERATIONS = (Operation.EXEC, Operation.READ, Operation.WRITE, Operation.CREATE)
@@ -138,7 +138,7 @@ def golden(base: str = BASE) -> tuple[Policy, Variables, list[Case]]:
 
 def _pattern(rng: random.Random, base: str) -> str:
     start = rng.choice([base, base, "{workspace}", "~", "**", base + "/**"])
-    pieces = [rng.choice(_PIECES) for _ in range(rng.randint(0 if start not in ("**",) else 1, 4))]
+    pieces = [rng.choice(_PIECES) for _ in range(rng.randint(0 if start != "**" else 1, 4))]
     if rng.random() < 0.4:
         pieces.append("**")
     return "/".join([start, *pieces])
