@@ -251,8 +251,11 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 	send_record(d, size, urgent || (flags & AM_F_SCRIPT));
 }
 
-/* The record of a verdict without a path: no scratch slot, or no session. */
-static __always_inline void report_bare(const struct am_actor *a, __u32 op, __u32 verdict, __u32 reason, __u32 flags)
+/*
+ * The record of a verdict without a path: no scratch slot, or no session. Not inlined: its 104 bytes would count in
+ * every call chain of the hook, and 512 is all there is.
+ */
+static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 verdict, __u32 reason, __u32 flags)
 {
 	struct am_decision d = {};
 

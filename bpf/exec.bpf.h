@@ -5,7 +5,7 @@
 #ifndef AGENTMON_EXEC_H
 #define AGENTMON_EXEC_H
 
-#include "decide.bpf.h"
+#include "process.bpf.h"
 
 /* Gives the current process the tags of its new program. Unreachable (memfd): none. */
 static __always_inline void set_tags(const struct am_actor *a, __u64 tags)
@@ -14,6 +14,12 @@ static __always_inline void set_tags(const struct am_actor *a, __u64 tags)
 
 	if (p)
 		p->exe_tags = tags;
+}
+
+/* Not inlined: see report_bare(). */
+static __noinline void send_execed(const struct am_actor *a)
+{
+	send_process(AM_EXECED, &a->key, &a->proc, a->ppid, 0, 0);
 }
 
 static __always_inline void retag(const struct am_actor *a, struct task_struct *t)

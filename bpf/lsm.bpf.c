@@ -18,7 +18,6 @@
  * A hook that cannot tell (no scratch, no session, no path) takes the severest verdict of its operation.
  */
 #define AM_TIER AM_TIER_LSM
-#include "process.bpf.h"
 #include "exec.bpf.h"
 #include "net.bpf.h"
 
@@ -280,7 +279,7 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 
 	if (identify(&a) == 1) {
 		retag(&a, t);
-		send_process(AM_EXECED, &a.key, &a.proc, a.ppid, 0, 0);
+		send_execed(&a);
 	}
 	return 0;
 }

@@ -156,6 +156,17 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+/*
+ * Processes to be killed at the end of the system call they are in (react tier): children that could not be added, and
+ * those that a network hook wants dead, where Linux before 6.14 has no bpf_send_signal.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct am_proc_key);
+	__type(value, __u32);
+} condemned SEC(".maps");
+
 struct am_knobs {
 	__u64 arena_mask; /* u16 units - 1 */
 };

@@ -68,6 +68,18 @@ static __always_inline void report_net(const struct am_actor *a, const struct am
 	send_record(&r, sizeof(r), verdict > AM_ALLOW);
 }
 
+static __always_inline void kill_from_net_hook(const struct am_actor *a)
+{
+#ifdef AM_REACT
+	__u32 one = 1;
+
+	if (bpf_map_update_elem(&condemned, &a->key, &one, BPF_ANY))
+		count(AM_C_SIGNAL_FAILED);
+#else
+	kill_current();
+#endif
+}
+
 /* Decides connect or send. Returns the verdict; SIGKILL is sent for kill. */
 static __always_inline __u32 decide_net(struct am_actor *a, __u32 op, const struct am_address *to, __u32 flags)
 {
@@ -109,7 +121,7 @@ static __always_inline __u32 decide_net(struct am_actor *a, __u32 op, const stru
 		count(AM_C_BLOCKED);
 	report_net(a, to, op, verdict, rule, reason, flags);
 	if (verdict == AM_KILL)
-		kill_current();
+		kill_from_net_hook(a);
 	return verdict;
 }
 
@@ -128,8 +140,8 @@ static __always_inline bool judgeable(int family, int type, int protocol)
 	return false;
 }
 
-/* A socket that cannot be judged gets the severest verdict of connect. */
-static __always_inline __u32 decide_family(struct am_actor *a, int family, int protocol, bool stop)
+/* A socket that cannot be judged gets the severest verdict of connect. Not inlined: see report_bare(). */
+static __noinline __u32 decide_family(struct am_actor *a, int family, int protocol, bool stop)
 {
 	struct am_address to = {.family = family, .protocol = protocol};
 	__u32 id = a->policy;
@@ -145,7 +157,7 @@ static __always_inline __u32 decide_family(struct am_actor *a, int family, int p
 		count(AM_C_BLOCKED);
 	report_net(a, &to, AM_CONNECT, verdict, AM_NO_RULE, AM_BAD_FAMILY, dies ? AM_F_KILLED : 0);
 	if (dies)
-		kill_current();
+		kill_from_net_hook(a);
 	return verdict;
 }
 

@@ -54,14 +54,6 @@ static __always_inline int adopt(const struct am_proc_key *k, const struct am_pr
 	return bpf_map_lookup_elem(&procs, k) ? 0 : -1;
 }
 
-/* Children that could not be added: they die at the end of the fork call, in user space they never run. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct am_proc_key);
-	__type(value, __u32);
-} condemned SEC(".maps");
-
 static __always_inline void on_fork(struct task_struct *parent, struct task_struct *child)
 {
 	struct am_proc_key pk = {}, ck = {};

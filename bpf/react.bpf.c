@@ -7,11 +7,11 @@
  *   cgroup/sock_create                              raw and other sockets that no address rule can judge
  *   tp_btf/sched_process_exec                       exec
  *   tp_btf/sys_exit                                 read, write, create: the file that was really opened
- *   tp_btf/io_uring_submit_req                      opens through io_uring, which sys_exit does not see
+ *   tp_btf/io_uring_submit_req (_sqe before 6.3)     opens through io_uring, which sys_exit does not see
  *   tp_btf/sched_process_fork, _exit; iter/task     the process table
  */
 #define AM_TIER AM_TIER_REACT
-#include "process.bpf.h"
+#define AM_REACT
 #include "exec.bpf.h"
 #include "net.bpf.h"
 
@@ -29,7 +29,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define IORING_OP_OPENAT2 28
 #define IORING_OP_SOCKET 45
 
-enum call { CALL_OTHER, CALL_OPEN, CALL_CREAT, CALL_OPENAT, CALL_OPENAT2, CALL_HANDLE, CALL_SOCKET, CALL_FORK };
+enum call { CALL_OTHER, CALL_OPEN, CALL_CREAT, CALL_OPENAT, CALL_OPENAT2, CALL_HANDLE, CALL_SOCKET, CALL_FORK, CALL_NET };
 
 /* arch/x86/entry/syscalls/syscall_64.tbl; x32 has the same numbers with a bit set */
 static __always_inline enum call call64(long nr)
@@ -47,6 +47,11 @@ static __always_inline enum call call64(long nr)
 		return CALL_HANDLE;
 	case 41:
 		return CALL_SOCKET;
+	case 42: /* connect, sendto, sendmsg, sendmmsg */
+	case 44:
+	case 46:
+	case 307:
+		return CALL_NET;
 	case 56:
 	case 57:
 	case 58:
@@ -73,6 +78,11 @@ static __always_inline enum call call32(long nr)
 	case 359:
 	case 102: /* socketcall: every sub-call; those that return no socket find none below */
 		return CALL_SOCKET;
+	case 362: /* connect, sendmmsg, sendto, sendmsg */
+	case 345:
+	case 369:
+	case 370:
+		return CALL_NET;
 	case 2:
 	case 120:
 	case 190:
@@ -167,8 +177,8 @@ static __always_inline void judge_socket(__u64 first, __u64 second, bool compat,
 	}
 	if (family == AM_AF_INET || family == AM_AF_INET6 || judgeable(family, 0, 0))
 		return;
-	if (identify(&a) == 1)
-		decide_family(&a, family, 0, true);
+	if (identify(&a) == 1 && decide_family(&a, family, 0, true) >= AM_HOLD)
+		kill_current();
 }
 
 SEC("tp_btf/sys_exit")
@@ -180,26 +190,23 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	bool compat;
 	long nr;
 
-	if (ret < 0)
-		return 0;
 	nr = regs->orig_ax;
 	t = (void *)bpf_get_current_task_btf();
 	compat = t->thread_info.status & TS_COMPAT;
 	c = compat ? call32(nr) : call64(nr);
 	if (c == CALL_OTHER)
 		return 0;
-	if (c == CALL_FORK) {
+	if (c == CALL_NET || c == CALL_SOCKET || (c == CALL_FORK && !ret)) {
+		/* for a fork, the child's own return: the last moment before it would run untracked */
 		struct am_proc_key k = {};
 
-		if (ret)
-			return 0;
-		/* the child's own return from fork: the last moment before it runs untracked */
 		k.tgid = t->tgid;
 		k.start_ns = t->group_leader->start_boottime;
 		if (bpf_map_lookup_elem(&condemned, &k))
 			kill_current();
-		return 0;
 	}
+	if (ret < 0 || c == CALL_NET || c == CALL_FORK)
+		return 0;
 	/* 32-bit calls pass their arguments in bx, cx, dx */
 	first = compat ? regs->bx : regs->di;
 	second = compat ? regs->cx : regs->si;
@@ -211,16 +218,15 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	return 0;
 }
 
-SEC("tp_btf/io_uring_submit_req")
-int BPF_PROG(ring_submit, struct io_kiocb *req)
+static __always_inline void judge_ring(struct io_kiocb *req)
 {
 	__u32 op = req->opcode, verdict;
 	struct am_actor a;
 
 	if (op != IORING_OP_OPENAT && op != IORING_OP_OPENAT2 && op != IORING_OP_SOCKET)
-		return 0;
+		return;
 	if (identify(&a) != 1)
-		return 0;
+		return;
 	/* the file is not known yet and the result is not seen here: the severest of what it may be */
 	verdict = fallback(&a,
 			   op == IORING_OP_SOCKET ? 1U << AM_CONNECT :
@@ -230,6 +236,20 @@ int BPF_PROG(ring_submit, struct io_kiocb *req)
 		count(AM_C_BLOCKED);
 		kill_current();
 	}
+}
+
+SEC("tp_btf/io_uring_submit_req")
+int BPF_PROG(ring_submit, struct io_kiocb *req)
+{
+	judge_ring(req);
+	return 0;
+}
+
+/* Its name before Linux 6.3 */
+SEC("tp_btf/io_uring_submit_sqe")
+int BPF_PROG(ring_submit_old, struct io_kiocb *req)
+{
+	judge_ring(req);
 	return 0;
 }
 
@@ -312,7 +332,7 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		judge_script(&a, t, bprm);
 	decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0, true);
 	retag(&a, t);
-	send_process(AM_EXECED, &a.key, &a.proc, a.ppid, 0, 0);
+	send_execed(&a);
 	return 0;
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -49,10 +49,14 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_prog_test_run_opts": (_INT, [_INT, _PTR]),
     "bpf_enable_stats": (_INT, [_INT]),
     "libbpf_num_possible_cpus": (_INT, []),
+    "btf__load_vmlinux_btf": (_PTR, []),
+    "btf__find_by_name_kind": (_INT, [_PTR, _STR, _U32]),
+    "btf__free": (None, [_PTR]),
 }
 
 _PRINT = C.CFUNCTYPE(_INT, _INT, _STR, _PTR)
 _LOG_LINE_BYTES = 1 << 20
+_BTF_TYPEDEF = 8  # BTF_KIND_TYPEDEF, include/uapi/linux/btf.h
 _log: list[str] = []
 
 
@@ -91,6 +95,18 @@ def _drain_log() -> str:
     text = "".join(_log)
     _log.clear()
     return text
+
+
+def missing_tracepoints(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that the running kernel has no typed tracepoint for (``btf_trace_NAME`` in its BTF)."""
+    lib = library()
+    btf = lib.btf__load_vmlinux_btf()
+    if not btf:
+        raise NotSupportedError(f"cannot read this kernel's BTF: {_reason()}")
+    try:
+        return [n for n in names if lib.btf__find_by_name_kind(btf, f"btf_trace_{n}".encode(), _BTF_TYPEDEF) < 0]
+    finally:
+        lib.btf__free(btf)
 
 
 def version() -> str:

@@ -20,8 +20,8 @@ from agentmon.kernel import host, libbpf
 from agentmon.model.operations import Tier
 
 DIRECTORY = Path(__file__).parent / "objects"
-#: Programs without which a tier still works, because the kernel may lack what they hook.
-OPTIONAL = frozenset({"ring_submit"})
+#: The tracepoint of io_uring submissions was renamed in Linux 6.3: one of the two exists.
+OPTIONAL = frozenset({"ring_submit", "ring_submit_old"})
 _ENUMERATOR = "mark_processes"
 _FILES = {Tier.LSM: "lsm.bpf.o", Tier.REACT: "react.bpf.o"}
 
@@ -124,20 +124,13 @@ def load(pins: Pins, *, arena_bytes: int, skip: Collection[str]) -> dict[str, st
     try:
         obj.set_value_size("arena", arena_bytes)
         obj.set_initial(".rodata.knobs", struct.pack("=Q", arena_bytes // 2 - 1))
+        hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in OPTIONAL}
+        for tracepoint in libbpf.missing_tracepoints(hooks):
+            state[hooks[tracepoint]] = f"missing: this kernel has no tracepoint `{tracepoint}`"
+        skip = {*skip, *state}
         for name in skip:
             obj.programs[name].set_autoload(False)
-        try:
-            obj.load()
-        except (VerifierError, NotSupportedError):
-            # an optional hook may not exist here; if something else was wrong, this fails again
-            obj.close()
-            obj = libbpf.Object(str(object_path(pins.tier)))
-            obj.set_value_size("arena", arena_bytes)
-            obj.set_initial(".rodata.knobs", struct.pack("=Q", arena_bytes // 2 - 1))
-            skip = {*skip, *OPTIONAL & obj.programs.keys()}
-            for name in skip:
-                obj.programs[name].set_autoload(False)
-            obj.load()
+        obj.load()
         pins.maps.mkdir(parents=True)
         pins.links.mkdir()
         obj.pin_maps(str(pins.maps))
