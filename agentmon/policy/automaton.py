@@ -17,6 +17,9 @@ from agentmon.policy.glob import ANY, ANYTHING, DIRECTORIES, SLASH, STAR, TAIL, 
 
 DEAD: Final = 0
 
+#: NFA nodes: those of literal paths become states one by one, so many more are refused before they cost memory.
+MAX_NODES: Final = 4 * MAX_STATES
+
 _LOOP_NONE, _LOOP_COMPONENT, _LOOP_ANY = 0, 1, 2
 
 
@@ -63,6 +66,8 @@ class _Trie:
 
     def _new(self, loop: int = _LOOP_NONE) -> int:
         self.nodes.append(_Node(loop))
+        if len(self.nodes) > MAX_NODES:
+            raise TooManyStatesError([])
         return len(self.nodes) - 1
 
     def _child(self, edges: dict[int, int], key: int, loop: int = _LOOP_NONE) -> int:

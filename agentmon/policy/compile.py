@@ -13,6 +13,7 @@ from agentmon.model.operations import PATH_OPERATIONS, Operation
 from agentmon.model.tables import (
     ACCEPT_NONE,
     LIST_LENGTH,
+    MAX_STATES,
     STICKY_BITS,
     Accept,
     CompiledPolicy,
@@ -226,7 +227,13 @@ class _Compiler:
             for rule in (*use.includes, *use.excepts):
                 if glob.floating and len(blamed) < 5:
                     blamed.setdefault(rule.rule.id, rule)
-        rules = list(blamed.values()) or self.path_rules[:1]
+        if not blamed:
+            largest = max(self.path_rules, key=lambda r: sum(len(g.elements) for g in r.includes))
+            return PolicyError(
+                f"{largest.rule.place}: the paths of all rules need more than {MAX_STATES} states, above all rule"
+                f" `{largest.rule.id}`; name directories with `/**` instead of files, or split the policy"
+            )
+        rules = list(blamed.values())
         names = ", ".join(f"`{r.rule.id}`" for r in rules)
         return PolicyError(
             f"{rules[0].rule.place}: the globs with `**` in the middle multiply beyond what fits, above all in {names};"

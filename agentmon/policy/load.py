@@ -18,6 +18,9 @@ from agentmon.policy.network import parse_network, parse_ports
 from agentmon.policy.rules import Complaints, Network, Pattern, Policy, Rule
 from agentmon.policy.schema import Location, PolicyModel, RuleModel
 
+#: Bytes and wildcards of all patterns of a file: beyond it no automaton fits, and an ordinary user's text costs memory.
+MAX_ELEMENTS: Final = 2_000_000
+
 OPERATOR_DIRECTORY: Final = Path("/etc/agentmon/policies.d")
 
 
@@ -89,6 +92,7 @@ class _Source(Document):
         complaints.raise_if_any()
         assert model is not None
         self.model: PolicyModel = model
+        self.elements = 0  # of all patterns, after braces
 
 
 class _Merger:
@@ -292,9 +296,14 @@ class _RuleBuilder:
         for i, text in enumerate(self._texts(*at)):
             location = self._item(i, *at)
             try:
-                found.append(Pattern(text, self.source.place(location), parse(text)))
+                pattern = Pattern(text, self.source.place(location), parse(text))
             except GlobError as error:
                 self.complaints.add(self.source.within(location, error.offset), f"in `{text}`: {error}")
+                continue
+            self.source.elements += sum(map(len, pattern.alternatives))
+            if self.source.elements > MAX_ELEMENTS:
+                raise PolicyError(f"{pattern.place}: the patterns are too many or too long; name directories with `/**`")
+            found.append(pattern)
         return tuple(found)
 
     def _networks(self, *at: str) -> tuple[Network, ...]:

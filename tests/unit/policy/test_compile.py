@@ -117,3 +117,13 @@ def test_compiling_is_quick() -> None:
     policy = compile_policy(many, variables())
     assert time.perf_counter() - start < 6
     assert len(policy.pins) == 2000
+
+
+def test_more_paths_than_fit_are_refused_before_they_cost_memory() -> None:
+    paths = "".join(f"      - /srv/{i * 7919}/{i * 104729}/{i * 1299709}\n" for i in range(14_000))
+    text = f"policy: p\nrules:\n  - id: many\n    on: read\n    action: deny\n    paths:\n{paths}"
+    with pytest.raises(PolicyError, match=r"p\.yaml:3:9: the paths of all rules need more than 65535 states.*`many`"):
+        compile_policy(load_text(text, "p.yaml"), variables())
+    braces = "".join(f"      - /srv/{i}" + "{aaaaaaaa,bbbbbbbb}" * 9 + "\n" for i in range(60))
+    with pytest.raises(PolicyError, match="too many or too long"):
+        load_text(text.replace(paths, braces), "p.yaml")
