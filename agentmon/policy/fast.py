@@ -19,6 +19,9 @@ from agentmon.policy.walk import holds
 OBJECTS: Final = 16_384
 DIRECTORIES: Final = 4_096
 
+#: Longer paths are judged anew each time: an agent that makes up long names must not fill the daemon's memory.
+LONGEST_KEPT_BYTES: Final = 256
+
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 #: Tables up to this many cells are unfolded into Python objects (8 bytes a cell); larger ones stay an array.
@@ -60,7 +63,11 @@ class FastEvaluator:
             shape = (operation, final, sticky, exe_tags)
             found = self._verdicts.get(shape)
             if found is None:
+                if len(self._verdicts) >= OBJECTS:
+                    self._verdicts = {}
                 found = self._verdicts[shape] = self._decide(operation, final, sticky, exe_tags)
+            if len(path) > LONGEST_KEPT_BYTES:
+                return found
         if len(self._objects) >= OBJECTS:
             self._older_objects, self._objects = self._objects, {}
         self._objects[key] = found
@@ -86,7 +93,8 @@ class FastEvaluator:
             found = 0
             for row in self._rows(*self._walk(path)):
                 found |= accepts[row].exe_tags
-            self._tags[path] = found
+            if len(path) <= LONGEST_KEPT_BYTES:
+                self._tags[path] = found
         return found
 
     def _unfold(self) -> list[int] | _Multiplied:
@@ -108,9 +116,10 @@ class FastEvaluator:
         at = self._directories.get(directory)
         if at is None:
             at = self._steps(self._start, 0, directory)
-            if len(self._directories) >= DIRECTORIES:
-                self._directories = {}
-            self._directories[directory] = at
+            if cut <= LONGEST_KEPT_BYTES:
+                if len(self._directories) >= DIRECTORIES:
+                    self._directories = {}
+                self._directories[directory] = at
         state, sticky = at
         table, first = self._next, self._sticky_first
         for cls in path[cut:].translate(self._classes):  # `_steps` in place: a call costs as much as ten bytes

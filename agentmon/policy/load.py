@@ -302,7 +302,9 @@ class _RuleBuilder:
                 continue
             self.source.elements += sum(map(len, pattern.alternatives))
             if self.source.elements > MAX_ELEMENTS:
-                raise PolicyError(f"{pattern.place}: the patterns are too many or too long; name directories with `/**`")
+                raise PolicyError(
+                    f"{pattern.place}: the patterns are too many or too long; name directories with `/**`"
+                )
             found.append(pattern)
         return tuple(found)
 

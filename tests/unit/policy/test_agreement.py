@@ -147,3 +147,20 @@ def test_ipv6_everything_is_not_ipv4() -> None:
     four = bytes(10) + b"\xff\xff" + bytes([8, 8, 8, 8])
     assert run_net(compiled, Operation.CONNECT, four, 443).action == Action.DENY
     assert run_net(compiled, Operation.CONNECT, bytes(15) + b"\1", 443).action == Action.ALLOW
+
+
+def test_long_paths_and_large_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paths that the fast evaluator does not keep, and the table that it does not unfold."""
+    monkeypatch.setattr("agentmon.policy.fast.UNFOLD_CELLS", 10)
+    reference, fast = Evaluator(_BOUND), FastEvaluator(_COMPILED)
+    for middle in (b"a", b"a" * 255, b"/".join([b"a" * 200] * 19), b"/".join([b"a"] * 2000)):
+        for end in (b"x", b".ssh/id", b".git/hooks/x", b"x.pem"):
+            path = b"/srv/fence/ws/" + middle + b"/" + end
+            for operation in PATH_OPERATIONS:
+                expected = reference.path(operation, path)
+                assert fast.path(operation, path) == expected
+                assert fast.path(operation, path) == expected
+                assert run_automaton(_COMPILED, operation, path) == expected
+    for case in _CASES:
+        tags = fast.exe_tags(case.exe) if case.exe else 0
+        assert fast.path(case.operation, case.path, tags).action == case.action
