@@ -53,6 +53,8 @@ def handle(args: argparse.Namespace) -> int:
     except FileNotFoundError:
         raise AgentmonError(f"there is no process `{args.pid}`; see `ps -e`") from None
     except PermissionError:
+        if os.geteuid() == 0:
+            raise AgentmonError(f"the directory of process `{args.pid}` cannot be read; give --workspace") from None
         raise AgentmonError(f"process `{args.pid}` is not yours; use sudo") from None
     policy = policy_reference(args.policy)
     with connect(args) as client:

@@ -47,8 +47,7 @@ def handle(args: argparse.Namespace) -> int:
             with connect(args) as client:
                 for message in client.stream("watch", all=args.all, session=args.session):
                     if message.get("ok"):
-                        if not connected or not args.json:
-                            say("watching" if not connected else "the daemon is back")
+                        say("the daemon is back" if connected else "watching")
                         connected = True
                     elif "dropped" in message:
                         shown.dropped(message["dropped"])

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`agentmon run` as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentmon.model.operations import Tier
+from tests.support.hosts import PATIENCE_S, Host, wait_for
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with Host(tmp_path) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host whose daemon is running already."""
+    with Host(tmp_path_factory.mktemp("served")) as host:
+        host.start()
+        yield host
+
+
+@pytest.fixture
+def policy(served: Host) -> Path:
+    secret = served.directory / "secret"
+    secret.write_text("secret\n")
+    return served.policy(
+        f"  - {{id: secret, on: [read, write], paths: ['{secret}'], action: deny, reason: it is secret}}\n"
+        "  - {id: no-true, on: exec, paths: ['/usr/bin/true'], action: deny, reason: nothing is true}\n"
+        "  - {id: no-net, on: connect, cidrs: ['127.0.0.1:9'], action: deny, reason: no network}\n"
+    )
+
+
+def test_a_forbidden_read_is_stopped_and_summed_up(served: Host, policy: Path, tier: Tier) -> None:
+    secret = served.directory / "secret"
+    done = served.agentmon("run", "-p", policy, "--", "cat", secret)
+    assert "secret" not in done.stdout
+    assert done.returncode == (1 if tier is Tier.LSM else 128 + signal.SIGKILL)
+    assert f"read {secret}: secret (it is secret)" in done.stderr
+
+
+def test_input_output_arguments_and_status_are_the_commands_own(served: Host, policy: Path) -> None:
+    script = "import sys; print(sys.stdin.read(), sys.argv[1:]); print('err', file=sys.stderr); sys.exit(7)"
+    done = served.agentmon("run", "-p", policy, "--", sys.executable, "-c", script, "-x", "--json", "", input="hello")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "hello ['-x', '--json', '']\n", "err\n")
+
+
+def test_a_missing_command_is_127(served: Host, policy: Path) -> None:
+    done = served.agentmon("run", "-p", policy, "--", "no-such-command-here")
+    assert done.returncode == 127
+    assert "`no-such-command-here`: not found" in done.stderr
+
+
+def test_a_command_that_is_not_executable_is_126(served: Host, policy: Path) -> None:
+    done = served.agentmon("run", "-p", policy, "--", served.config)
+    assert done.returncode == 126
+    assert "permission denied" in done.stderr
+
+
+def test_a_denied_command_is_126_and_names_the_rule(served: Host, policy: Path) -> None:
+    done = served.agentmon("run", "-p", policy, "--", "/usr/bin/true")
+    assert done.returncode == 126
+    assert "denied by rule `no-true`: nothing is true" in done.stderr
+
+
+def test_a_denied_connect_is_eperm(served: Host, policy: Path) -> None:
+    script = "import socket; s = socket.socket(); print(s.connect_ex(('127.0.0.1', 9)))"
+    done = served.agentmon("run", "-p", policy, "--", sys.executable, "-c", script)
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_a_signal_to_run_reaches_the_command(served: Host, policy: Path) -> None:
+    ready = served.directory / "ready"
+    run = served.spawn("run", "-p", policy, "--", "sh", "-c", f"trap 'exit 9' TERM; : > {ready}; while :; do sleep 0.05; done")
+    wait_for(ready.exists, "the command to start")
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(PATIENCE_S) == 9
+
+
+def test_the_command_ended_by_a_signal_gives_128_and_its_number(served: Host, policy: Path) -> None:
+    assert served.agentmon("run", "-p", policy, "--", "sh", "-c", "kill -HUP $$").returncode == 128 + signal.SIGHUP
+
+
+def test_a_stopped_command_stops_run_and_goes_on_with_it(served: Host, policy: Path) -> None:
+    marker = served.directory / "continued"
+    # a session of its own, with a parent outside the group: an orphaned group would ignore the stop
+    run = served.spawn("run", "-p", policy, "--", "sh", "-c", f"kill -TSTP $$; : > {marker}", process_group=0)
+    wait_for(lambda: os.waitid(os.P_PID, run.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None, "the stop")
+    assert not marker.exists()
+    os.killpg(run.pid, signal.SIGCONT)
+    assert run.wait(PATIENCE_S) == 0
+    assert marker.exists()
+
+
+def test_descriptors_that_the_policy_denies_are_closed(served: Host, policy: Path) -> None:
+    secret = os.open(served.directory / "secret", os.O_RDONLY)
+    other = os.open(served.config, os.O_RDONLY)
+    try:
+        script = f"import os; print([fd for fd in ({secret}, {other}) if os.path.exists(f'/proc/self/fd/{{fd}}')])"
+        done = served.agentmon("run", "-p", policy, "--", sys.executable, "-c", script, pass_fds=[secret, other])
+    finally:
+        os.close(secret)
+        os.close(other)
+    assert done.stdout == f"[{other}]\n", done.stderr
+    assert f"closed inherited descriptor {secret}" in done.stderr
+
+
+def test_an_invalid_policy_runs_nothing(served: Host) -> None:
+    bad = served.directory / "bad.yaml"
+    bad.write_text("policy: bad\nrulez: []\n")
+    done = served.agentmon("run", "-p", bad, "--", "touch", served.directory / "touched")
+    assert done.returncode == 3
+    assert f"{bad}:2:1" in done.stderr
+    assert not (served.directory / "touched").exists()
+
+
+def test_no_command_is_bad_usage(served: Host) -> None:
+    assert served.agentmon("run").returncode == 64
+    assert served.agentmon("run", "--no-such-option").returncode == 64
+
+
+def test_sudo_drops_to_the_invoking_user(served: Host, policy: Path) -> None:
+    user = pwd.getpwnam("nobody")
+    environment = served.environment() | {"SUDO_UID": str(user.pw_uid), "SUDO_GID": str(user.pw_gid)}
+    show = "import os; print(os.getresuid(), os.getresgid(), os.getgroups(), os.environ['HOME'])"
+    done = served.agentmon("run", "-p", policy, "--", "/usr/bin/python3", "-c", show, env=environment, cwd="/")
+    u, g = user.pw_uid, user.pw_gid
+    assert done.stdout == f"({u}, {u}, {u}) ({g}, {g}, {g}) [{g}] {user.pw_dir}\n", done.stderr
+    done = served.agentmon("run", "--as-root", "-p", policy, "--", "id", "-u", env=environment)
+    assert done.stdout == "0\n"
+
+
+def test_a_fenced_process_may_not_release_or_enrol(served: Host, policy: Path) -> None:
+    for arguments in (["release", "--all"], ["enroll", str(os.getpid())], ["watch", "--once"]):
+        done = served.agentmon("run", "-p", policy, "--", *served.command(*arguments))
+        assert done.returncode == 2
+        assert "do it from outside" in done.stderr
+    assert served.agentmon("run", "-p", policy, "--", *served.command("ps")).returncode == 0
+
+
+def test_children_and_grandchildren_are_fenced(served: Host, policy: Path) -> None:
+    secret = served.directory / "secret"
+    done = served.agentmon("run", "-p", policy, "--", "sh", "-c", f"(setsid sh -c '(cat {secret} &) ; sleep 0.2'); exit 0")
+    assert "secret" not in done.stdout
+    assert "1 operation(s) blocked" in done.stderr
+
+
+def test_watch_shows_what_is_blocked_and_survives_a_restart(host: Host) -> None:
+    daemon = host.start()
+    secret = host.directory / "secret"
+    secret.write_text("x")
+    policy = host.policy(f"  - {{id: secret, on: read, paths: ['{secret}'], action: deny, reason: it is secret}}")
+    with host.spawn("watch", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        assert "watching" in watch.stderr.readline()
+        host.agentmon("run", "-p", policy, "--", "cat", secret)
+        records = [json.loads(watch.stdout.readline()) for _ in range(3)]
+        blocked = next(r for r in records if r["kind"] == "decision")
+        assert (blocked["operation"], blocked["object"], blocked["rule"]) == ("read", str(secret), "secret")
+        daemon.terminate()
+        daemon.wait()
+        assert "waiting" in watch.stderr.readline()
+        host.start()
+        assert "back" in watch.stderr.readline()
+        host.agentmon("run", "-p", policy, "--", "cat", secret)
+        while json.loads(watch.stdout.readline())["kind"] != "decision":
+            pass
+        watch.terminate()
+
+
+def test_without_a_daemon_one_is_embedded_and_leaves_nothing(host: Host, tier: Tier) -> None:
+    secret = host.directory / "secret"
+    secret.write_text("x")
+    policy = host.policy(f"  - {{id: secret, on: read, paths: ['{secret}'], action: deny}}")
+    done = host.agentmon("run", "-p", policy, "--", "sh", "-c", f"cat {secret}; exit 4")
+    assert done.returncode == 4, done.stderr
+    assert "1 operation(s) blocked" in done.stderr
+    wait_for(host.gone, "the embedded daemon to end")
+    assert host.agentmon("audit", "verify").returncode == 0
+    log = host.agentmon("audit", "log", "--json", "--blocked").stdout.splitlines()
+    assert [json.loads(line)["object"] for line in log] == [str(secret)]
+
+
+def test_two_runs_at_once_share_one_embedded_daemon(host: Host) -> None:
+    policy = host.policy("  - {id: nothing, on: read, paths: [/nonexistent], action: deny}")
+    runs = [host.spawn("run", "-p", policy, "--", "sleep", "0.5") for _ in range(3)]
+    wait_for(lambda: len(host.daemon_pids()) == 1 and host.socket.exists(), "the daemon")
+    assert [run.wait(PATIENCE_S) for run in runs] == [0, 0, 0], host.log()
+    wait_for(host.gone, "the embedded daemon to end")
+
+
+def test_the_default_policy_lets_work_happen(served: Host) -> None:
+    workspace = served.directory / "workspace"
+    workspace.mkdir()
+    done = served.agentmon(
+        "run", "--workspace", workspace, "--", "sh", "-c", "echo work > file && cat file && cat /etc/shadow", cwd=workspace
+    )
+    assert done.stdout == "work\n", done.stderr
+    assert "/etc/shadow" in done.stderr
+
+
+def test_it_starts_soon_enough(served: Host, policy: Path) -> None:
+    best = min(_seconds(served, policy) for _ in range(3))
+    assert best < (2 if os.environ.get("AGENTMON_TEST_TIER") != "lsm" else PATIENCE_S)
+
+
+def _seconds(served: Host, policy: Path) -> float:
+    began = time.monotonic()
+    served.agentmon("run", "-p", policy, "--", "/bin/echo")
+    return time.monotonic() - began
