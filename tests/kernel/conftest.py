@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One loaded set of programs for all tests of the kernel side, pinned apart from any other on this host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentmon.kernel.host import BPFFS
+from agentmon.kernel.monitor import Monitor
+from agentmon.model.operations import Tier
+from tests.support.fence import Fence
+
+
+@pytest.fixture(scope="session")
+def monitor(tier: Tier) -> Iterator[Monitor]:
+    """The programs, attached."""
+    opened = Monitor.open(pin_dir=BPFFS / f"agentmon-test-{os.getpid()}-tests", tier=tier, arena_bytes=4 << 20)
+    try:
+        yield opened
+    finally:
+        opened.detach()
+
+
+@pytest.fixture(scope="session")
+def fence(monitor: Monitor) -> Fence:
+    """Runs things under a policy."""
+    return Fence(monitor)
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Path:
+    """A directory by its true path."""
+    return Path(os.path.realpath(tmp_path))

@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each operation that a policy can forbid: it has no effect, and is told with its object and rule."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentmon.model.events import Flag
+from agentmon.model.operations import Action, Operation, Reason, Tier
+from tests.support.fence import Fence, Outcome, attempt, blocked, in_child, object_path
+
+Program = Callable[[str], Path]
+SECRET = b"the content\n"
+
+
+@pytest.fixture
+def secret(ground: Path) -> Path:
+    path = ground / "secret"
+    path.write_bytes(SECRET)
+    return path
+
+
+def deny(path: Path | str, *operations: str, action: str = "deny") -> str:
+    """One rule."""
+    return f'  - {{id: fence, on: [{", ".join(operations)}], paths: ["{path}"], action: {action}}}\n'
+
+
+def read(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    return os.read(fd, 100)
+
+
+# ---- exec
+
+
+@pytest.fixture
+def tool(ground: Path, program: Program) -> Path:
+    """A program that prints the secret."""
+    path = ground / "tool"
+    path.write_bytes(program("show").read_bytes())
+    path.chmod(0o755)
+    return path
+
+
+def refused(outcome: Outcome, tier: Tier) -> bool:
+    """A run inside `spawn` or `exec_thread` that did not happen: 126 is its answer to EPERM."""
+    return SECRET not in outcome.value and (
+        outcome.status in (1, 126) if tier is Tier.LSM else outcome.status in (128 + signal.SIGKILL, -signal.SIGKILL)
+    )
+
+
+@pytest.mark.parametrize("how", ["fork", "vfork", "thread", "clone3"])
+def test_a_denied_program_does_not_run(
+    fence: Fence, tier: Tier, program: Program, tool: Path, secret: Path, how: str
+) -> None:
+    words = [program("spawn"), how, tool, secret]
+    assert fence.run("  []\n", words).value == SECRET
+    outcome = fence.run(deny(tool, "exec"), words)
+    assert refused(outcome, tier)
+    assert outcome.told() == [("exec", "deny", "fence")]
+    assert object_path(outcome.decisions[-1]) == os.fsencode(tool)
+
+
+def test_a_denied_program_does_not_run_from_another_thread(
+    fence: Fence, tier: Tier, program: Program, tool: Path, secret: Path
+) -> None:
+    words = [program("exec_thread"), tool, secret]
+    assert fence.run("  []\n", words).value == SECRET
+    outcome = fence.run(deny(tool, "exec"), words)
+    assert refused(outcome, tier)
+    assert outcome.told() == [("exec", "deny", "fence")]
+
+
+def test_a_symlink_does_not_hide_a_program(
+    fence: Fence, tier: Tier, program: Program, tool: Path, secret: Path
+) -> None:
+    link = tool.with_name("harmless")
+    link.symlink_to(tool)
+    outcome = fence.run(deny(tool, "exec"), [program("spawn"), "fork", link, secret])
+    assert refused(outcome, tier)
+    assert object_path(outcome.decisions[-1]) == os.fsencode(tool)
+
+
+def test_a_hard_link_does_not_hide_a_program_named_exactly(
+    fence: Fence, tier: Tier, program: Program, tool: Path, secret: Path
+) -> None:
+    link = tool.with_name("harmless")
+    link.hardlink_to(tool)
+    outcome = fence.run(deny(tool, "exec"), [program("spawn"), "fork", link, secret])
+    assert refused(outcome, tier)
+    assert outcome.decisions[-1].flags & Flag.PINNED
+
+
+def test_execveat_of_a_descriptor_is_judged(fence: Fence, tier: Tier, tool: Path, secret: Path) -> None:
+    fd = os.open(tool, os.O_RDONLY)
+    try:
+        words = [str(tool), str(secret)]
+        outcome = fence.run(deny(tool, "exec"), lambda: os.execve(fd, words, {}))
+    finally:
+        os.close(fd)
+    assert outcome.stopped(tier)
+    assert outcome.told() == [("exec", "deny", "fence")]
+
+
+def test_a_script_is_judged_by_its_own_path(fence: Fence, tier: Tier, program: Program, ground: Path) -> None:
+    script = ground / "script"
+    script.write_text(f"#!{program('show')}\n{SECRET.decode()}")
+    script.chmod(0o755)
+    words = [program("spawn"), "fork", script]
+    assert SECRET in fence.run("  []\n", words).value
+    outcome = fence.run(deny(script, "exec"), words)
+    assert refused(outcome, tier)
+    assert outcome.told()[0] == ("exec", "deny", "fence")
+    outcome = fence.run(deny(program("show"), "exec"), words)  # and by its interpreter's
+    assert refused(outcome, tier)
+    assert object_path(outcome.decisions[-1]) == os.fsencode(program("show"))
+
+
+def test_a_script_named_relative_to_its_directory_is_judged(
+    fence: Fence, tier: Tier, program: Program, ground: Path
+) -> None:
+    script = ground / "script"
+    script.write_text(f"#!{program('show')}\n{SECRET.decode()}")
+    script.chmod(0o755)
+
+    def body() -> tuple[int, int]:
+        os.chdir(ground)
+        return in_child(lambda: os.execv("./script", ["script"]))
+
+    outcome = fence.run(deny(script, "exec"), body)
+    assert outcome.value == blocked(tier)
+    assert object_path(outcome.decisions[-1 if tier is Tier.LSM else -2]) == os.fsencode(script)
+
+
+def test_a_program_without_a_path_is_refused(fence: Fence, tier: Tier, tool: Path, secret: Path) -> None:
+    """A memfd has no place in the tree: the severest verdict of exec that the policy has."""
+
+    def body() -> None:
+        fd = os.memfd_create("x")
+        os.write(fd, tool.read_bytes())
+        os.execve(fd, ["x", str(secret)], {})
+
+    outcome = fence.run(deny("/nonexistent", "exec"), body)
+    assert outcome.stopped(tier)
+    last = outcome.decisions[-1]
+    assert (last.operation, last.verdict, last.reason) == (Operation.EXEC, Action.DENY, Reason.PATH_UNREACHABLE)
+
+
+# ---- read, write, create
+
+
+def test_a_denied_read_gives_nothing(fence: Fence, tier: Tier, secret: Path) -> None:
+    outcome = fence.run(deny(secret, "read"), lambda: read(secret))
+    assert outcome.stopped(tier)
+    assert outcome.value is None
+    assert outcome.told() == [("read", "deny", "fence")]
+    decision = outcome.decisions[-1]
+    facts = secret.stat()
+    assert object_path(decision) == os.fsencode(secret)
+    assert decision.inode[:2] == (os.major(facts.st_dev) << 20 | os.minor(facts.st_dev), facts.st_ino)
+    assert decision.tier is tier
+    assert decision.reason is Reason.RULE
+    assert decision.uid == os.getuid()
+    assert decision.ppid == os.getpid()
+
+
+def test_what_is_not_named_is_allowed_and_told_once(fence: Fence, secret: Path) -> None:
+    outcome = fence.run(deny("/nonexistent", "read"), lambda: [read(secret) for _ in range(3)])
+    assert outcome.value == [SECRET] * 3
+    about = [d for d in outcome.decisions if d.object == os.fsencode(secret)]
+    assert [(d.operation, d.verdict) for d in about] == [(Operation.READ, Action.ALLOW)]
+
+
+def test_audit_lets_it_happen_and_tells_it_each_time(fence: Fence, secret: Path) -> None:
+    outcome = fence.run(deny(secret, "read", action="audit"), lambda: [read(secret) for _ in range(3)])
+    assert outcome.value == [SECRET] * 3
+    assert outcome.told() == [("read", "audit", "fence")] * 3
+
+
+def test_kill_ends_the_process_in_both_tiers(fence: Fence, secret: Path) -> None:
+    outcome = fence.run(deny(secret, "read", action="kill"), lambda: read(secret))
+    assert outcome.status == -signal.SIGKILL
+    assert outcome.told() == [("read", "kill", "fence")]
+    assert outcome.decisions[-1].flags & Flag.KILLED
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (os.O_WRONLY, "write"),
+        (os.O_RDWR, "write"),
+        (os.O_WRONLY | os.O_APPEND, "write"),
+        (os.O_WRONLY | os.O_TRUNC, "write"),
+        (os.O_RDONLY | os.O_TRUNC, "write"),
+        (os.O_WRONLY | os.O_CREAT, "write"),  # the file is there: nothing is created
+    ],
+)
+def test_every_way_to_open_for_writing_is_write(fence: Fence, tier: Tier, secret: Path, flags: int, told: str) -> None:
+    def body() -> None:
+        fd = os.open(secret, flags, 0o600)
+        os.write(fd, b"changed")
+
+    outcome = fence.run(deny(secret, "write"), body)
+    assert outcome.stopped(tier)
+    assert outcome.told() == [(told, "deny", "fence")]
+    # react: O_TRUNC has done its work when the process dies; nothing was written
+    assert secret.read_bytes() == (b"" if tier is Tier.REACT and flags & os.O_TRUNC else SECRET)
+
+
+def test_reading_and_writing_are_told_apart(fence: Fence, tier: Tier, secret: Path) -> None:
+    def body() -> tuple[bytes, tuple[int, int], tuple[int, int]]:
+        both = in_child(lambda: os.open(secret, os.O_RDWR))
+        return read(secret), in_child(lambda: os.open(secret, os.O_WRONLY)), both
+
+    assert fence.run(deny(secret, "write"), body).value == (SECRET, blocked(tier), blocked(tier))
+
+    def other() -> tuple[tuple[int, int], ...]:
+        ways = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)
+        return tuple(in_child(lambda way=way: os.open(secret, way)) for way in ways)
+
+    assert fence.run(deny(secret, "read"), other).value == (blocked(tier), (0, 0), blocked(tier))
+
+
+def test_of_two_operations_at_once_the_more_severe_is_told(fence: Fence, tier: Tier, secret: Path) -> None:
+    policy = deny(secret, "read", action="kill").replace("fence", "first") + deny(secret, "write")
+    outcome = fence.run(policy, lambda: os.open(secret, os.O_RDWR))
+    assert outcome.status == -signal.SIGKILL
+    assert outcome.told() == [("read", "kill", "first")]
+    policy = deny(secret, "read").replace("fence", "first") + deny(secret, "write")
+    assert fence.run(policy, lambda: os.open(secret, os.O_RDWR)).told() == [("write", "deny", "fence")]
+
+
+@pytest.mark.parametrize("extra", [os.O_EXCL, os.O_TRUNC, 0])
+def test_a_denied_creation_leaves_nothing_written(fence: Fence, tier: Tier, ground: Path, extra: int) -> None:
+    new = ground / "new"
+
+    def body() -> None:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | extra, 0o600)
+        os.write(fd, b"content")
+
+    outcome = fence.run(deny(new, "create"), body)
+    assert outcome.stopped(tier)
+    assert outcome.told() == [("create", "deny", "fence")]
+    assert object_path(outcome.decisions[-1]) == os.fsencode(new)
+    if tier is Tier.LSM:
+        assert not new.exists()
+    else:
+        assert new.read_bytes() == b""
+
+
+def test_creating_is_neither_reading_nor_writing(fence: Fence, ground: Path) -> None:
+    new = ground / "new"
+    policy = f'  - {{id: fence, on: [read, write], paths: ["{ground}/**"], action: deny}}\n'
+    assert fence.run(policy, lambda: os.open(new, os.O_RDWR | os.O_CREAT, 0o600)).status == 0
+    assert new.exists()
+
+
+def test_a_file_without_a_name_is_created_too(fence: Fence, tier: Tier, ground: Path) -> None:
+    policy = f'  - {{id: fence, on: create, paths: ["{ground}/**"], action: deny}}\n'
+    outcome = fence.run(policy, lambda: os.open(ground, os.O_TMPFILE | os.O_RDWR, 0o600))
+    assert outcome.stopped(tier)
+    assert outcome.told() == [("create", "deny", "fence")]
+
+
+@pytest.mark.tier("lsm")
+def test_no_other_way_to_make_a_name_is_open(fence: Fence, ground: Path) -> None:
+    there, movable, below = ground / "there", ground / "movable", ground / "fenced"
+    below.mkdir()
+    for path in (there, movable):
+        path.write_bytes(SECRET)
+    ways: list[Callable[[], object]] = [
+        lambda: os.mkdir(below / "x"),
+        lambda: os.mknod(below / "x", stat.S_IFIFO | 0o600),
+        lambda: os.mknod(below / "x", stat.S_IFREG | 0o600),
+        lambda: os.symlink("target", below / "x"),
+        lambda: os.link(there, below / "x"),
+        lambda: os.rename(movable, below / "x"),
+    ]
+    policy = f'  - {{id: fence, on: create, paths: ["{below}/**"], action: deny}}\n'
+    outcome = fence.run(policy, lambda: [attempt(way) for way in ways])
+    assert outcome.value == [errno.EPERM] * len(ways)
+    assert [d.object for d in outcome.decisions if d.verdict is Action.DENY] == [os.fsencode(below / "x")] * len(ways)
+    assert list(below.iterdir()) == []
+    assert movable.exists()
+
+
+@pytest.mark.tier("lsm")
+def test_truncation_by_name_is_a_write(fence: Fence, secret: Path) -> None:
+    outcome = fence.run(deny(secret, "write"), lambda: os.truncate(secret, 0))
+    assert outcome.errno == errno.EPERM
+    assert outcome.told() == [("write", "deny", "fence")]
+    assert secret.read_bytes() == SECRET
+
+
+def test_looking_at_a_name_is_no_read(fence: Fence, secret: Path) -> None:
+    outcome = fence.run(deny(secret, "read"), lambda: (os.stat(secret).st_size, os.open(secret, os.O_PATH)))
+    assert outcome.value[0] == len(SECRET)
+    assert outcome.told() == []
+
+
+@pytest.mark.parametrize("way", ["symlink", "hardlink", "dots", "proc", "chroot"])
+def test_another_name_for_the_same_file_is_no_way_round(
+    fence: Fence, tier: Tier, secret: Path, ground: Path, way: str
+) -> None:
+    other = ground / "other"
+
+    def body() -> bytes:
+        if way == "dots":
+            return read(Path(f"{ground}/./../{ground.name}//secret"))
+        if way == "proc":
+            return read(Path(f"/proc/self/root/{secret}"))
+        if way == "chroot":
+            os.chroot(ground)
+            return read(Path("/secret"))
+        return read(other)
+
+    if way == "symlink":
+        other.symlink_to(secret)
+    elif way == "hardlink":
+        other.hardlink_to(secret)
+    outcome = fence.run(deny(secret, "read"), body)
+    assert outcome.stopped(tier)
+    assert object_path(outcome.decisions[-1]) == os.fsencode(other if way == "hardlink" else secret)
+
+
+# ---- other system call interfaces
+
+
+@pytest.mark.parametrize("name", ["open_int80", "open_x32"])
+def test_no_other_system_call_table_reads_it(
+    fence: Fence, tier: Tier, program: Program, secret: Path, name: str
+) -> None:
+    words = [program(name), secret]
+    plain = fence.run("  []\n", words)
+    if plain.value != SECRET:
+        # -ENOSYS, or death by a filter of system calls: the way is closed to everybody
+        assert plain.value in (b"errno 38\n", b"") or plain.status < 0
+        return
+    outcome = fence.run(deny(secret, "read"), words)
+    assert SECRET not in outcome.value
+    assert outcome.status == (1 if tier is Tier.LSM else -signal.SIGKILL)
+    assert outcome.told() == [("read", "deny", "fence")]
+
+
+@pytest.mark.parametrize("more", [(), ("async",)], ids=["inline", "async"])
+def test_a_ring_reads_nothing_that_is_denied(
+    fence: Fence, tier: Tier, program: Program, secret: Path, more: tuple[str, ...]
+) -> None:
+    words = [program("open_ring"), secret, *more]
+    plain = fence.run("  []\n", words)
+    if plain.value.startswith(b"no ring"):
+        return  # closed to everybody on this host
+    assert plain.value == SECRET
+    outcome = fence.run(deny(secret, "read"), words)
+    assert SECRET not in outcome.value
+    if tier is Tier.LSM:
+        assert outcome.value == b"errno 1\n"
+        assert outcome.told() == [("read", "deny", "fence")]
+    else:
+        assert outcome.status == -signal.SIGKILL
+        assert outcome.decisions[-1].reason is Reason.RING_OPEN
+
+
+# ---- conditions
+
+
+def test_a_rule_for_one_program_is_for_that_program(fence: Fence, tier: Tier, program: Program, ground: Path) -> None:
+    secret = ground / "secret"
+    secret.write_bytes(SECRET)
+    good, bad = ground / "good", ground / "bad"
+    for path in (good, bad):
+        path.write_bytes(program("show").read_bytes())
+        path.chmod(0o755)
+    policy = f'  - {{id: fence, on: read, paths: ["{secret}"], exe: ["{bad}"], action: deny}}\n'
+    assert fence.run(policy, [good, secret]).value == SECRET
+    outcome = fence.run(policy, [bad, secret])
+    assert SECRET not in outcome.value
+    assert outcome.told() == [("read", "deny", "fence")]
+    assert outcome.decisions[-1].exe_tags
+    # what a process runs now counts, not what it ran before
+    assert fence.run(policy, [program("spawn"), "fork", good, secret]).value == SECRET
+    outcome = fence.run(policy, [program("spawn"), "vfork", bad, secret])
+    assert SECRET not in outcome.value
+    everyone_else = f'  - {{id: fence, on: read, paths: ["{secret}"], except: {{exe: ["{good}"]}}, action: deny}}\n'
+    assert fence.run(everyone_else, [good, secret]).value == SECRET
+    assert SECRET not in fence.run(everyone_else, [bad, secret]).value
+
+
+def test_except_is_a_hole_in_its_own_rule_only(fence: Fence, tier: Tier, ground: Path) -> None:
+    for name in ("a.key", "a.pub", "b.pub"):
+        (ground / name).write_bytes(SECRET)
+    policy = (
+        f'  - {{id: keys, on: read, paths: ["{ground}/**"], except: {{paths: ["{ground}/*.pub"]}}, action: deny}}\n'
+        f'  - {{id: one, on: read, paths: ["{ground}/b*"], action: deny}}\n'
+    )
+
+    def body() -> list[tuple[int, int]]:
+        return [in_child(lambda name=name: read(ground / name)) for name in ("a.key", "a.pub", "b.pub")]
+
+    outcome = fence.run(policy, body)
+    assert outcome.value == [blocked(tier), (0, 0), blocked(tier)]
+    assert outcome.told() == [("read", "deny", "keys"), ("read", "deny", "one")]
+
+
+def test_a_default_can_deny(fence: Fence, tier: Tier, secret: Path) -> None:
+    policy = (
+        "policy: closed\ndefault: {exec: allow, read: allow, write: deny, create: deny, connect: allow}\n"
+        f'rules:\n  - {{id: here, on: [write], paths: ["{secret}"], action: allow}}\n'
+    )
+    other = secret.with_name("other")
+    other.write_bytes(SECRET)
+
+    def body() -> list[tuple[int, int]]:
+        return [in_child(lambda path=path: os.open(path, os.O_WRONLY)) for path in (secret, other)]
+
+    outcome = fence.run(policy, body)
+    assert outcome.value == [(0, 0), blocked(tier)]
+    assert outcome.told() == [("write", "deny", "")]
+    assert outcome.decisions[-1].reason is Reason.DEFAULT
+
+
+def test_two_sessions_do_not_mix(fence: Fence, tier: Tier, secret: Path, ground: Path) -> None:
+    other = ground / "other"
+    other.write_bytes(SECRET)
+    with fence.session(deny(secret, "read")) as first, fence.session(deny(other, "read")) as second:
+        assert first.run(lambda: read(other)).value == SECRET
+        assert second.run(lambda: read(secret)).value == SECRET
+        assert first.run(lambda: read(secret)).stopped(tier)
+        assert second.run(lambda: read(other)).stopped(tier)
+
+
+def test_a_process_that_is_not_enrolled_is_left_alone(fence: Fence, secret: Path) -> None:
+    with fence.session(deny(secret, "read", action="kill")) as session:
+        assert read(secret) == SECRET
+        assert session.drain() == []

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs something inside a fence of the tests' own and tells what came of it: no daemon, only the kernel side."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pickle
+import select
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentmon.kernel.monitor import Monitor
+from agentmon.model.events import Decision, Event, ProcessEvent, ProcessKey
+from agentmon.model.operations import Action, Operation, Tier
+from agentmon.model.tables import NO_RULE, CompiledPolicy
+from agentmon.policy.bind import bind_policy
+from agentmon.policy.compile import compile_policy
+from agentmon.policy.evaluate import Evaluator
+from agentmon.policy.load import load_text
+from agentmon.policy.rules import Policy, Variables
+
+#: Emulated guests are slow; native hosts never wait this long.
+PATIENCE_S = 90.0
+ALLOW_ALL = "default: {exec: allow, read: allow, write: allow, create: allow, connect: allow, send: allow}\n"
+
+Body = Callable[[], Any] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a fenced child ended. ``status``: exit status, or minus the signal that killed it."""
+
+    status: int
+    value: Any  # what its function returned; of a program, its standard output
+    errno: int  # of the OSError that its function raised, else 0
+    events: list[Event]
+    policy: CompiledPolicy
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [e for e in self.events if isinstance(e, Decision)]
+
+    @property
+    def changes(self) -> list[ProcessEvent]:
+        return [e for e in self.events if isinstance(e, ProcessEvent)]
+
+    def told(self, least: Action = Action.AUDIT) -> list[tuple[str, str, str]]:
+        """Operation, verdict and rule of each decision at least that severe, in order."""
+        return [
+            (d.operation.word, d.verdict.word, rule_id(self.policy, d.rule))
+            for d in self.decisions
+            if d.verdict >= least
+        ]
+
+    def stopped(self, tier: Tier, *, network: bool = False) -> bool:
+        """Whether what it tried was denied, as this tier denies: EPERM, or death before the result could be used."""
+        if tier is Tier.LSM or network:
+            return self.errno == errno.EPERM
+        return self.status == -signal.SIGKILL
+
+
+def rule_id(policy: CompiledPolicy, rule: int) -> str:
+    """The name of a rule; empty if there is none."""
+    return "" if rule == NO_RULE else policy.rules[rule].id
+
+
+@dataclass(slots=True)
+class Child:
+    """A forked child that waits for the word to begin."""
+
+    pid: int
+    go: int
+    result: int
+    is_program: bool
+    output: bytearray = field(default_factory=bytearray)
+
+
+class Session:
+    """One policy in force for whatever is enrolled in it."""
+
+    def __init__(self, monitor: Monitor, policy: Policy, variables: Variables) -> None:
+        self.monitor = monitor
+        self.tier = monitor.tier
+        bound = bind_policy(policy, variables)
+        self.compiled = compile_policy(bound)
+        self.evaluator = Evaluator(bound)
+        self.policy_slot, self.generation = monitor.install_policy(self.compiled)
+        self.slot, self.serial = monitor.open_session(self.policy_slot)
+        self.events: list[Event] = []
+
+    def enroll(self, *pids: int) -> list[ProcessKey]:
+        return self.monitor.enroll(pids, self.slot)
+
+    def keys(self) -> list[ProcessKey]:
+        """The processes of this session that the kernel knows."""
+        return [k for k, state in self.monitor.processes().items() if state.session == self.slot]
+
+    def drain(self) -> list[Event]:
+        """Takes what is in the ring; what is not of this session is dropped."""
+        fresh = [e for e in self.monitor.read(1_000_000) if e.session == self.slot]
+        self.events += fresh
+        return fresh
+
+    def fork(self, body: Body) -> Child:
+        """A child that is not enrolled and waits."""
+        go_read, go_write = os.pipe()
+        result_read, result_write = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(go_read)
+            os.close(result_write)
+            return Child(pid, go_write, result_read, not callable(body))
+        status = 127
+        try:
+            os.close(go_write)
+            os.close(result_read)
+            os.read(go_read, 1)
+            os.close(go_read)
+            status = _act(body, result_write)
+        finally:
+            os._exit(status)
+
+    def start(self, body: Body) -> Child:
+        """A child that is enrolled and has begun."""
+        child = self.fork(body)
+        added = self.enroll(child.pid)
+        assert [k.pid for k in added] == [child.pid]
+        self.begin(child)
+        return child
+
+    def begin(self, child: Child) -> None:
+        os.write(child.go, b"!")
+        os.close(child.go)
+
+    def finish(self, child: Child, timeout_s: float = PATIENCE_S) -> Outcome:
+        """Waits for its end, reading records meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            ready, _, _ = select.select([child.result], [], [], 0.02)
+            self.drain()
+            if ready:
+                piece = os.read(child.result, 1 << 16)
+                if not piece:
+                    break
+                child.output += piece
+            if time.monotonic() > deadline:
+                os.kill(child.pid, signal.SIGKILL)
+        os.close(child.result)
+        _, status = os.waitpid(child.pid, 0)
+        assert time.monotonic() < deadline, f"a fenced child took longer than {timeout_s} s"
+        self.drain()
+        value, number = _result(child)
+        events, self.events = self.events, []
+        return Outcome(os.waitstatus_to_exitcode(status), value, number, events, self.compiled)
+
+    def run(self, body: Body) -> Outcome:
+        """Fences a child from its first instruction on, and waits for it."""
+        return self.finish(self.start(body))
+
+    def close(self) -> None:
+        for key in self.keys():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(key.pid, signal.SIGKILL)
+        self.monitor.close_session(self.slot)
+        self.monitor.remove_policy(self.policy_slot)
+        self.drain()
+
+
+class Fence:
+    """An open monitor, and policies given as text."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.tier = monitor.tier
+
+    @contextlib.contextmanager
+    def session(self, policy: str | Policy, variables: Variables | None = None) -> Iterator[Session]:
+        """A session under a policy: whole YAML, or only its rules if everything else is to be allowed."""
+        if isinstance(policy, str):
+            text = policy if "policy:" in policy else f"policy: test\n{ALLOW_ALL}rules:\n{policy}"
+            policy = load_text(text, "test.yaml")
+        opened = Session(
+            self.monitor,
+            policy,
+            variables or Variables.of(workspace="/nonexistent", home="/nonexistent", user="nobody"),
+        )
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def run(self, policy: str, body: Body) -> Outcome:
+        """One child in a session of its own."""
+        with self.session(policy) as session:
+            return session.run(body)
+
+
+def attempt(function: Callable[[], object]) -> int:
+    """The errno of what it raises, 0 if nothing."""
+    try:
+        function()
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def in_child(function: Callable[[], object]) -> tuple[int, int]:
+    """Does it in a child of the caller: (errno, signal that killed the child)."""
+    pid = os.fork()
+    if not pid:
+        number = 255
+        try:
+            number = attempt(function)
+        finally:
+            os._exit(number)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return (code, 0) if code >= 0 else (0, -code)
+
+
+def blocked(tier: Tier) -> tuple[int, int]:
+    """What `in_child` returns for a denied path operation."""
+    return (errno.EPERM, 0) if tier is Tier.LSM else (0, signal.SIGKILL)
+
+
+def object_path(decision: Decision) -> bytes:
+    """The object of a path decision."""
+    assert decision.operation < Operation.CONNECT
+    assert isinstance(decision.object, bytes)
+    return decision.object
+
+
+def _act(body: Body, result: int) -> int:
+    if not callable(body):
+        os.dup2(result, 1)
+        os.close(result)
+        words = [os.fspath(w) for w in body]
+        os.execv(words[0], words)
+    report: tuple[str, Any]
+    try:
+        report = ("value", body())
+    except OSError as error:
+        report = ("errno", error.errno)
+    except BaseException:  # noqa: BLE001  # told by the parent
+        report = ("raised", traceback.format_exc())
+    data = pickle.dumps(report)
+    while data:
+        data = data[os.write(result, data) :]
+    return 0
+
+
+def _result(child: Child) -> tuple[Any, int]:
+    if child.is_program:
+        return bytes(child.output), 0
+    if not child.output:
+        return None, 0
+    kind, value = pickle.loads(bytes(child.output))
+    assert kind != "raised", f"the fenced child raised:\n{value}"
+    return (None, value) if kind == "errno" else (value, 0)
