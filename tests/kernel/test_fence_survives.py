@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL of `agentmon run`, or of the daemon, at random instants: the child is fenced or dead, always.
+
+The fenced command tries the forbidden open again and again and writes a file when it succeeds. Instants are spread from the
+start of `run` over its whole life. `AGENTMON_INSTANTS` sets how many of each kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentmon.control.client import reachable
+from tests.support.hosts import PATIENCE_S, Host, wait_for
+
+INSTANTS = int(os.environ.get("AGENTMON_INSTANTS", "34"))
+#: After a kill, what is left gets this long for its next attempts; it makes one each 10 ms.
+AFTERWARDS_S = 0.08
+
+LOOP = """
+echo $$ > "$1.pid"
+while :; do
+    if (read -r line < "$2") 2> /dev/null; then : > "$1.leak"; fi
+    echo >> "$1.ticks"
+    sleep 0.01
+done
+"""
+
+
+class Arena:
+    """A host with a secret, and the marks that fenced loops leave."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.secret = host.directory / "secret"
+        self.secret.write_text("secret\n")
+        self.policy = host.policy(f"  - {{id: secret, on: read, paths: ['{self.secret}'], action: deny}}")
+        self.count = 0
+        self.ticked = 0
+
+    def run(self) -> tuple[subprocess.Popen[str], Path]:
+        """Start `agentmon run` with the loop. Returns it, and what its marks' names begin with."""
+        self.count += 1
+        marks = self.host.directory / f"loop-{self.count}"
+        command = ["sh", "-c", LOOP, "loop", str(marks), str(self.secret)]
+        run = self.host.spawn(
+            "run", "--quiet", "-p", self.policy, "--", *command, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        return run, marks
+
+    def check(self, marks: Path) -> None:
+        """Nothing leaked, also not afterwards."""
+        before = ticks(marks)
+        time.sleep(AFTERWARDS_S)
+        if alive(marks):
+            wait_for(lambda: ticks(marks) > before or not alive(marks), "the next attempt")
+        assert not marks.with_suffix(".leak").exists(), f"{marks.name} read the secret; {self.host.log()}"
+        self.ticked += ticks(marks) > 0
+
+    def clear(self, run: subprocess.Popen[str], marks: Path) -> None:
+        """End what is left of a run."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait(PATIENCE_S)
+        assert not marks.with_suffix(".leak").exists()
+
+
+def ticks(marks: Path) -> int:
+    path = marks.with_suffix(".ticks")
+    return path.stat().st_size if path.exists() else 0
+
+
+def alive(marks: Path) -> bool:
+    """Whether the loop runs."""
+    try:
+        pid = int(marks.with_suffix(".pid").read_text())
+        return str(marks).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return False
+
+
+@pytest.fixture
+def arena(tmp_path: Path) -> Iterator[Arena]:
+    with Host(tmp_path) as host:
+        yield Arena(host)
+
+
+def span(arena: Arena) -> float:
+    """How long it takes from the start of `run` to the loop's third attempt, here and now."""
+    began = time.monotonic()
+    run, marks = arena.run()
+    wait_for(lambda: ticks(marks) > 2, "the loop to run")
+    taken = time.monotonic() - began
+    arena.check(marks)
+    arena.clear(run, marks)
+    return taken
+
+
+def test_the_loop_would_leak_without_a_fence(arena: Arena) -> None:
+    marks = arena.host.directory / "free"
+    loop = subprocess.Popen(["sh", "-c", LOOP, "loop", str(marks), str(arena.secret)])
+    try:
+        wait_for(marks.with_suffix(".leak").exists, "the leak")
+    finally:
+        loop.kill()
+        loop.wait()
+
+
+def test_run_is_killed(arena: Arena) -> None:
+    arena.host.start()
+    longest = span(arena) * 1.2
+    chance = random.Random(1)
+    for _ in range(INSTANTS):
+        run, marks = arena.run()
+        time.sleep(chance.uniform(0, longest))
+        run.kill()
+        run.wait(PATIENCE_S)
+        arena.check(marks)
+        # The command dies with `run`; it may need a moment.
+        wait_for(lambda marks=marks: not alive(marks), "the command to die with run")
+        arena.clear(run, marks)
+    assert arena.ticked > 1  # some were killed early, but not all
+
+
+def test_the_daemon_is_killed(arena: Arena) -> None:
+    daemon = arena.host.start()
+    longest = span(arena) * 1.2
+    chance = random.Random(2)
+    for _ in range(INSTANTS):
+        run, marks = arena.run()
+        time.sleep(chance.uniform(0, longest))
+        daemon.kill()
+        daemon.wait()
+        arena.check(marks)
+        if chance.random() < 0.5:
+            arena.clear(run, marks)
+            daemon = arena.host.start()
+        else:
+            # The next daemon takes the session over, and the fence is still there.
+            daemon = arena.host.start()
+            arena.check(marks)
+            if alive(marks) and run.poll() is None:
+                sessions = arena.host.client().call("ps")["sessions"]
+                assert any(str(marks) in session["command"] for session in sessions), arena.host.log()
+            arena.clear(run, marks)
+    assert arena.ticked > 1
+
+
+def test_the_embedded_daemon_is_killed(arena: Arena) -> None:
+    longest = span(arena) * 1.2
+    chance = random.Random(3)
+    for _ in range(INSTANTS):
+        run, marks = arena.run()
+        time.sleep(chance.uniform(0, longest))
+        for pid in arena.host.daemon_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        arena.check(marks)
+        arena.clear(run, marks)
+    assert arena.ticked > 1
+
+
+def test_the_daemon_is_told_to_stop_while_a_session_lives(arena: Arena) -> None:
+    daemon = arena.host.start()
+    run, marks = arena.run()
+    wait_for(lambda: ticks(marks) > 2, "the loop to run")
+    daemon.terminate()
+    assert daemon.wait(PATIENCE_S) == 0
+    assert not reachable(arena.host.socket)
+    for _ in range(3):
+        arena.check(marks)
+        assert alive(marks)
+    daemon = arena.host.start()
+    assert [s["process_count"] >= 2 for s in arena.host.client().call("ps")["sessions"]] == [True]
+    arena.clear(run, marks)
+    daemon.terminate()
+    assert daemon.wait(PATIENCE_S) == 0
+    wait_for(arena.host.gone, "the pins to be taken away")

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line without a kernel: help, usage, exit statuses, what is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agentmon.cli import render
+from agentmon.cli.child import target_user
+from agentmon.cli.main import VERBS, main
+from agentmon.errors import AgentmonError
+from agentmon.model.records import Record
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No daemon, no audit log, whatever this host runs."""
+    config = tmp_path / "agentmon.toml"
+    config.write_text(f'[daemon]\nsocket = "{tmp_path}/control.sock"\naudit = "{tmp_path}/audit.db"\nstate = "{tmp_path}"\n')
+    monkeypatch.setenv("AGENTMON_CONFIG", str(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["ps", "--fly"], ["enroll"], ["enroll", "x"], ["completion", "fish"]])
+def test_bad_usage_is_64(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 64
+    assert "--help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["ps"], ["watch"], ["release", "s-1234"], ["ps", "--json"]])
+def test_without_a_daemon_the_remedy_is_said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no daemon answers" in err
+    assert "systemctl start agentmon" in err
+
+
+@pytest.mark.parametrize("arguments", [["release"], ["release", "--all", "s-1"], ["run"], ["run", "--"]])
+def test_what_argparse_cannot_see_is_64_too(arguments: list[str]) -> None:
+    assert main(arguments) == 64
+
+
+def test_a_policy_that_cannot_be_read_is_3(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-p", str(nowhere / "none.yaml"), "--", "true"]) == 3
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_a_bad_span_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "log", "--since", "yesterday"]) == 3
+    assert "`yesterday`" in capsys.readouterr().err
+
+
+def test_completion_is_valid_shell_and_knows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    ask = f"{script}\nCOMP_WORDS=(agentmon r); COMP_CWORD=1; _agentmon; echo ${{COMPREPLY[*]}}"
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["run", "release"]
+    ask = f"{script}\nCOMP_WORDS=(agentmon run --wor); COMP_CWORD=2; _agentmon; echo ${{COMPREPLY[*]}}"
+    assert subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout == "--workspace\n"
+
+
+def test_run_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom agentmon.cli.main import build_parser\nbuild_parser('run')\n"
+        "import agentmon.cli.child, agentmon.cli.embedded, agentmon.cli.supervise, agentmon.control.client\n"
+        "print([m for m in ('pydantic', 'rich', 'yaml', 'psutil', 'asyncio', 'sqlite3') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout == "[]\n"
+
+
+def test_names_from_an_agent_cannot_steer_the_terminal() -> None:
+    record = Record(1, "decision", "s-1", 5, comm="\x1b[2J", operation="read", object="/a\x1b]0;x\x07\n\udcff", verdict="deny")
+    line = render.record_line(record).plain
+    assert line.isprintable()
+    assert r"/a\x1b]0;x\x07\n" in line
+
+
+def test_sudo_names_the_user_to_drop_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root")
+    monkeypatch.setenv("SUDO_UID", "65534")
+    assert (target_user(None, as_root=False).uid, target_user(None, as_root=False).drop) == (65534, True)
+    assert target_user(None, as_root=True).uid == 0
+    assert target_user("nobody", as_root=False).name == "nobody"
+    with pytest.raises(AgentmonError, match="no user `no-such-user`"):
+        target_user("no-such-user", as_root=False)
+    monkeypatch.setenv("SUDO_UID", "4000000000")
+    with pytest.raises(AgentmonError, match="SUDO_UID"):
+        target_user(None, as_root=False)
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    script = f"{sys.executable} -m agentmon.cli.main completion bash | true; echo ${{PIPESTATUS[0]}}"
+    began = time.monotonic()
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 30

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: what it says about each event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from agentmon.engine import EndSession, Engine, Kill, Mismatch, Process, Report, ResolveScript, Session, View
+from agentmon.model.events import Address, Decision, Flag, ProcessEvent, ProcessKey, What
+from agentmon.model.operations import Action, Operation, Reason, Tier
+from agentmon.model.tables import NO_RULE, RuleInfo
+
+KEY = ProcessKey(100, 5_000)
+RULES = (RuleInfo("secret", "base", Action.DENY, "base.yaml:3", "keys stay private"),)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    action: Action
+    rule: int = NO_RULE
+
+
+class Judge:
+    """Denies whatever has `secret` in its name, and port 9."""
+
+    def path(self, operation: Operation, path: bytes, exe_tags: int = 0) -> Judgement:
+        return Judgement(Action.DENY, 0) if b"secret" in path else Judgement(Action.ALLOW)
+
+    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0) -> Judgement:
+        return Judgement(Action.DENY, 0) if port == 9 else Judgement(Action.ALLOW)
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session("s-0001", 3, "test", 1000, 1, View(RULES, Judge()))
+
+
+@pytest.fixture
+def engine(session: Session) -> Engine:
+    engine = Engine()
+    engine.open(session)
+    engine.enrolled(3, [Process(KEY, 1, 1000, "agent")])
+    return engine
+
+
+def decision(**changes: object) -> Decision:
+    base = Decision(
+        1, KEY, 100, 1, 1000, "agent", 3, 1, Operation.READ, Action.DENY, Tier.LSM, Flag(0), 0, Reason.RULE, 0,
+        (1, 2, 3), b"/secret",
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def process(what: What, key: ProcessKey = KEY, **changes: object) -> ProcessEvent:
+    return replace(ProcessEvent(1, key, what, 3, 1, 1, 1000, 0, "agent"), **changes)  # type: ignore[arg-type]
+
+
+def test_a_denial_is_reported_with_rule_and_reason(engine: Engine, session: Session) -> None:
+    (command,) = engine.handle(decision(), 7)
+    assert isinstance(command, Report)
+    record = command.record
+    assert (record.session, record.operation, record.object, record.verdict) == ("s-0001", "read", "/secret", "deny")
+    assert (record.rule, record.reason, record.time_ns) == ("secret", "keys stay private", 7)
+    assert session.blocked == 1
+    assert session.blocked_kinds == {("read", "/secret", "secret", "keys stay private"): 1}
+
+
+def test_quiet_rules_are_recorded_but_are_no_news(engine: Engine, session: Session) -> None:
+    session.view = View((replace(RULES[0], quiet=True),), Judge())
+    (command,) = engine.handle(decision(), 7)
+    assert isinstance(command, Report)
+    assert command.record.flags == "quiet"
+    assert session.blocked == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        decision(verdict=Action.ALLOW, rule=NO_RULE, reason=Reason.DEFAULT),
+        decision(verdict=Action.KILL),
+        decision(object=b"/harmless"),
+        decision(operation=Operation.CONNECT, object=Address(2, bytes(16), 80)),
+        decision(operation=Operation.CONNECT, object=Address(2, bytes(16), 9), verdict=Action.ALLOW, rule=NO_RULE),
+    ],
+)
+def test_a_verdict_that_differs_from_the_reference_is_loud(engine: Engine, event: Decision) -> None:
+    commands = engine.handle(event, 7)
+    assert [type(command) for command in commands] == [Report, Mismatch]
+    assert engine.mismatches == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        decision(object=b"/harmless", flags=Flag.PINNED),
+        decision(object=b"/harmless", rule=NO_RULE, reason=Reason.PATH_TOO_LONG),
+        decision(object=b"/harmless", rule=NO_RULE, reason=Reason.NO_STATE),
+    ],
+)
+def test_what_a_path_cannot_tell_is_no_mismatch(engine: Engine, event: Decision) -> None:
+    assert [type(command) for command in engine.handle(event, 7)] == [Report]
+
+
+def test_a_generation_is_judged_by_its_own_policy(engine: Engine, session: Session) -> None:
+    engine.new_generation(3, 1, View(RULES, Judge()))
+    engine.new_generation(3, 2, View((), None))
+    (command,) = engine.handle(decision(generation=1), 7)
+    assert isinstance(command, Report)
+    assert command.record.rule == "secret"
+
+
+def test_a_script_is_resolved_and_killed_if_denied(engine: Engine) -> None:
+    event = decision(operation=Operation.EXEC, verdict=Action.ALLOW, flags=Flag.SCRIPT, object=b"x.sh", rule=NO_RULE)
+    assert engine.handle(event, 7) == [ResolveScript(event)]
+    kill, report = engine.script(event, b"/home/secret/x.sh", 8)
+    assert isinstance(kill, Kill)
+    assert kill.process == KEY
+    assert isinstance(report, Report)
+    assert (report.record.object, report.record.verdict, report.record.rule) == ("/home/secret/x.sh", "deny", "secret")
+    (report,) = engine.script(event, b"/home/x.sh", 8)
+    assert isinstance(report, Report)
+    assert report.record.verdict == "allow"
+
+
+def test_the_session_ends_with_its_last_process(engine: Engine, session: Session) -> None:
+    child = ProcessKey(101, 6_000)
+    engine.handle(process(What.FORK, child), 7)
+    engine.handle(process(What.EXIT), 8)
+    assert list(session.processes) == [child]
+    *_, end = engine.handle(process(What.EXIT, child), 9)
+    assert end == EndSession(session)
+    assert session.ended_ns == 9
+    assert not engine.sessions
+
+
+def test_a_pid_reused_is_another_process(engine: Engine, session: Session) -> None:
+    engine.handle(process(What.EXIT, ProcessKey(KEY.pid, KEY.start_ns + 1)), 8)
+    assert list(session.processes) == [KEY]
+
+
+def test_ended_processes_are_remembered_for_a_moment(engine: Engine) -> None:
+    assert engine.was_enrolled(KEY.pid, 8) == "s-0001"
+    engine.handle(process(What.EXIT), 8)
+    assert engine.was_enrolled(KEY.pid, 1_000_000_000) == "s-0001"
+    assert engine.was_enrolled(KEY.pid, 60_000_000_000) is None
+    assert engine.was_enrolled(4, 8) is None
+
+
+def test_lost_ends_are_found_again(engine: Engine, session: Session) -> None:
+    other = ProcessKey(200, 1)
+    assert engine.reconcile({KEY: 3, other: 3}, 7) == []
+    assert set(session.processes) == {KEY, other}
+    *_, end = engine.reconcile({}, 8)
+    assert end == EndSession(session)
+
+
+def test_events_of_no_session_are_still_reported(engine: Engine) -> None:
+    (command,) = engine.handle(decision(session=77), 7)
+    assert isinstance(command, Report)
+    assert command.record.session == "slot-77"
+    assert engine.unattributed == 1
+
+
+def test_a_lost_child_is_loud(engine: Engine) -> None:
+    (command,) = engine.handle(process(What.FORK_LOST, ppid=100), 7)
+    assert isinstance(command, Mismatch)
+
+
+def test_odd_bytes_survive(engine: Engine) -> None:
+    (command,) = engine.handle(decision(object=b"/secret\xff\n"), 7)
+    assert isinstance(command, Report)
+    assert command.record.object.encode("utf-8", "surrogateescape") == b"/secret\xff\n"
+
+
+def test_the_first_exec_that_is_denied_is_known(engine: Engine, session: Session) -> None:
+    denied = decision(operation=Operation.EXEC)
+    engine.handle(denied, 7)
+    assert session.last_blocked_exec == (100, "secret", "keys stay private", True)
+    engine.handle(process(What.EXEC), 8)
+    engine.handle(denied, 9)
+    assert session.last_blocked_exec == (100, "secret", "keys stay private", False)

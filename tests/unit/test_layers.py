@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports point one way, as the design has it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "agentmon"
+
+#: What each package may import of agentmon, itself apart.
+ALLOWED = {
+    "model": set(),
+    "policy": {"model", "errors"},
+    "engine": {"model", "errors", "policy"},
+    "kernel": {"model", "errors"},
+    "host": {"model", "errors"},
+    "audit": {"model", "errors"},
+    "control": {"model", "errors"},
+    "daemon": {"model", "errors", "policy", "engine", "kernel", "host", "audit", "control", "agentmon"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "agentmon" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "agentmon":
+                found.add("agentmon" if parts[-1].startswith("__") or len(parts) == 1 else parts[1])
+    return found
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_imports_point_one_way(name: str) -> None:
+    for path in (PACKAGE / name).rglob("*.py"):
+        assert imported(path) <= ALLOWED[name] | {name}, path
+
+
+def test_only_the_kernel_package_knows_ctypes_and_only_render_knows_rich() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        if "kernel" not in path.parts:
+            assert "import ctypes" not in text, path
+        if path.name != "render.py":
+            assert "import rich" not in text, path
+            assert "from rich" not in text, path
