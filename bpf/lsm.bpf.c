@@ -265,7 +265,7 @@ int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 	who = identify(&a);
 	if (!who)
 		return 0;
-	if (nprocs + AM_FORK_SLACK >= AM_MAX_PROCS) {
+	if (nprocs + AM_FORK_SLACK >= knobs.procs_max) {
 		count(AM_C_FORK_REFUSED);
 		return -AM_EAGAIN;
 	}

@@ -169,12 +169,28 @@ struct {
 
 struct am_knobs {
 	__u64 arena_mask; /* u16 units - 1 */
+	__s64 procs_max; /* entries of procs; tests make it small */
 };
 
-const volatile struct am_knobs knobs SEC(".rodata.knobs") = {.arena_mask = 4095};
+const volatile struct am_knobs knobs SEC(".rodata.knobs") = {.arena_mask = 4095,
+							     .procs_max = AM_MAX_PROCS};
 
-/* Enrolled processes; compared with AM_MAX_PROCS before a fork is let through. */
+/* Enrolled processes; compared with knobs.procs_max before a fork is let through. */
 __s64 nprocs;
+
+/* Never used: carries the contract into the objects' BTF, where the tests hold it against agentmon/kernel/wire.py. */
+union am_contract {
+	struct am_decision decision;
+	struct am_address address;
+	struct am_process process;
+	enum am_op op;
+	enum am_action action;
+	enum am_reason reason;
+	enum am_tier tier;
+	enum am_kind kind;
+	enum am_what what;
+	enum am_counter counter;
+} contract;
 
 static __always_inline void count(__u32 which)
 {

@@ -218,6 +218,11 @@ class Object:
         if library().bpf_map__set_value_size(self._maps[map_name], size_bytes):
             raise KernelError(f"cannot resize the BPF map `{map_name}`: {_reason()}")
 
+    def set_max_entries(self, map_name: str, entries: int) -> None:
+        """Changes how much a map can hold before load."""
+        if library().bpf_map__set_max_entries(self._maps[map_name], entries):
+            raise KernelError(f"cannot resize the BPF map `{map_name}`: {_reason()}")
+
     def set_initial(self, map_name: str, data: bytes) -> None:
         """Sets the start of a global-data section before load."""
         size = C.c_size_t()

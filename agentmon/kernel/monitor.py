@@ -22,6 +22,7 @@ from agentmon.model.tables import CompiledPolicy
 
 PIN_ROOT = host.BPFFS / "agentmon"
 MAX_SESSIONS = 1024
+MAX_PROCS = 16_384
 EVENTS_BYTES = 4 << 20
 LIVE, DOOMED = 1, 2
 
@@ -76,10 +77,12 @@ class Monitor:
         tier: Tier | None = None,
         skip: Collection[str] = (),
         arena_bytes: int = 16 << 20,
+        procs_max: int = MAX_PROCS,
     ) -> Monitor:
         """Takes over what is pinned under ``pin_dir``, or loads, attaches and pins the programs.
 
-        ``tier`` forces one; ``skip`` leaves programs out (for tests of ``doctor``).
+        ``tier`` forces one; ``skip`` leaves programs out (for tests of ``doctor``);
+        ``procs_max``: how many processes can be enrolled at once.
         Raises NotSupportedError with the remedy, VerifierError, AttachError, or KernelError when another build of
         agentmon still guards live sessions there.
         """
@@ -102,7 +105,7 @@ class Monitor:
             if _live_sessions(pins.directory) or not missing:
                 return cls(pins, adopted=True, why_react=why_react, states=None)
         objects.remove(pins.directory)
-        states = objects.load(pins, arena_bytes=arena_bytes, skip=skip)
+        states = objects.load(pins, arena_bytes=arena_bytes, procs_max=procs_max, skip=skip)
         return cls(pins, adopted=False, why_react=why_react, states=states)
 
     def programs(self) -> dict[str, str]:

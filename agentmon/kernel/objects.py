@@ -110,7 +110,7 @@ def is_complete(pins: Pins) -> bool:
     return pins.enumerator.exists() and (pins.maps / "procs").exists() and (pins.maps / "events").exists()
 
 
-def load(pins: Pins, *, arena_bytes: int, skip: Collection[str]) -> dict[str, str]:
+def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str]) -> dict[str, str]:
     """Loads, attaches and pins the tier's programs. Nothing stays behind when it fails.
 
     Returns program name -> ``attached`` or ``missing: reason`` (skipped ones, and optional ones that the kernel lacks).
@@ -123,7 +123,8 @@ def load(pins: Pins, *, arena_bytes: int, skip: Collection[str]) -> dict[str, st
     state: dict[str, str] = {}
     try:
         obj.set_value_size("arena", arena_bytes)
-        obj.set_initial(".rodata.knobs", struct.pack("=Q", arena_bytes // 2 - 1))
+        obj.set_initial(".rodata.knobs", struct.pack("=Qq", arena_bytes // 2 - 1, procs_max))
+        obj.set_max_entries("procs", procs_max)
         hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in OPTIONAL}
         for tracepoint in libbpf.missing_tracepoints(hooks):
             state[hooks[tracepoint]] = f"missing: this kernel has no tracepoint `{tracepoint}`"
