@@ -32,7 +32,9 @@ def _open(path: Path) -> sqlite3.Connection:
         raise AgentmonError(f"cannot read the audit log `{path}`: {error}") from error
     if version != SCHEMA_VERSION:
         database.close()
-        raise AgentmonError(f"the audit log `{path}` has schema version {version}, this agentmon reads {SCHEMA_VERSION}")
+        raise AgentmonError(
+            f"the audit log `{path}` has schema version {version}, this agentmon reads {SCHEMA_VERSION}"
+        )
     return database
 
 
@@ -45,7 +47,9 @@ def read(path: Path, *, since_ns: int = 0) -> Iterator[Record]:
             try:
                 records = [Record(*fields) for fields in json.loads(body)]
             except (ValueError, TypeError) as error:
-                raise AgentmonError(f"{path}: batch {seq} cannot be read: {error}; see `agentmon audit verify`") from error
+                raise AgentmonError(
+                    f"{path}: batch {seq} cannot be read: {error}; see `agentmon audit verify`"
+                ) from error
             yield from records
     except sqlite3.Error as error:
         raise AgentmonError(f"cannot read the audit log `{path}`: {error}") from error

@@ -28,9 +28,7 @@ SCHEMA_VERSION = 1
 QUEUE_BATCHES = 256
 GENESIS = b"\0" * 32
 
-_FIELDS = ", ".join(
-    f"json_extract(j.value, '$[{index}]') AS {name}" for index, name in enumerate(Record._fields)
-)
+_FIELDS = ", ".join(f"json_extract(j.value, '$[{index}]') AS {name}" for index, name in enumerate(Record._fields))
 _SCHEMA = f"""
 CREATE TABLE batches (
     seq INTEGER PRIMARY KEY,
@@ -47,7 +45,7 @@ CREATE TRIGGER append_only_update BEFORE UPDATE ON batches
 CREATE TRIGGER append_only_delete BEFORE DELETE ON batches
     BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
 PRAGMA user_version = {SCHEMA_VERSION};
-"""
+"""  # noqa: S608  # made of field names, once
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -153,7 +151,9 @@ class AuditLog:
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{self.path}{suffix}", f"{kept}{suffix}")
-        self.notice = f"the audit log `{self.path}` could not be used ({why}); it was kept as `{kept}` and a new one begun"
+        self.notice = (
+            f"the audit log `{self.path}` could not be used ({why}); it was kept as `{kept}` and a new one begun"
+        )
 
     def _run(self) -> None:
         while True:

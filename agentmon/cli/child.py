@@ -45,7 +45,7 @@ def target_user(user: str | None, *, as_root: bool) -> Target:
             entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
         except KeyError:
             raise AgentmonError(f"there is no user `{user}`; see `getent passwd`") from None
-        if me != 0 and entry.pw_uid != me:
+        if me not in (0, entry.pw_uid):
             raise AgentmonError(f"only root may run a command as `{user}`; use sudo")
         return _target(entry, drop=entry.pw_uid != me)
     sudo = os.environ.get("SUDO_UID", "")
@@ -149,7 +149,7 @@ def _become(
     failed, path = errno.ENOENT, command[0]
     for candidate in candidates:
         try:
-            os.execve(candidate, command, environment)
+            os.execve(candidate, command, environment)  # noqa: S606  # the user's own command
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 continue

@@ -34,6 +34,4 @@ def handle(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     from agentmon.daemon.main import serve
 
-    return serve(
-        config_path(args), required=args.config is not None, embedded=args.embedded, ready_fd=args.ready_fd
-    )
+    return serve(config_path(args), required=args.config is not None, embedded=args.embedded, ready_fd=args.ready_fd)

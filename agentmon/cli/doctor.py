@@ -135,4 +135,7 @@ def _show(report: dict[str, Any]) -> None:
     if error:
         out.print(f"\n{render.clean(error)}")
     out.print()
-    out.print("enforcing" if report["enforcing"] else "NOT enforcing", style="bold green" if report["enforcing"] else "bold red")
+    out.print(
+        "enforcing" if report["enforcing"] else "NOT enforcing",
+        style="bold green" if report["enforcing"] else "bold red",
+    )

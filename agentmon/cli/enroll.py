@@ -34,7 +34,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "-p", "--policy", default="coding-agent", help="name of an installed policy, or a file (default: coding-agent)"
     )
-    parser.add_argument("--workspace", metavar="DIR", help="what `{workspace}` means (default: the process's directory)")
+    parser.add_argument(
+        "--workspace", metavar="DIR", help="what `{workspace}` means (default: the process's directory)"
+    )
     parser.add_argument(
         "--accept", action="append", default=[], metavar="ID", help="let it keep this (such as 4711:fd7), or `all`"
     )

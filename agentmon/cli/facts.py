@@ -27,7 +27,14 @@ def collect() -> list[Fact]:
     kinds = {kind: where for where, kind in mounts}
     found = [Fact("kernel", True, f"{system.release} {system.machine}")]
     btf = Path("/sys/kernel/btf/vmlinux").exists()
-    found.append(Fact("btf", btf, "/sys/kernel/btf/vmlinux" if btf else "missing", "" if btf else "use a kernel with CONFIG_DEBUG_INFO_BTF=y"))
+    found.append(
+        Fact(
+            "btf",
+            btf,
+            "/sys/kernel/btf/vmlinux" if btf else "missing",
+            "" if btf else "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
+        )
+    )
     found.append(_lsm())
     for name, kind, where in (("bpffs", "bpf", "/sys/fs/bpf"), ("cgroup2", "cgroup2", "/sys/fs/cgroup")):
         there = kind in kinds

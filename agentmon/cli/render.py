@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -61,7 +61,7 @@ def postures(posture: dict[str, Any]) -> Table:
 
 def record_line(record: Record) -> Text:
     """One record as one line of `watch` and of `audit log`."""
-    moment = datetime.datetime.fromtimestamp(record.time_ns / 1e9).astimezone()
+    moment = dt.datetime.fromtimestamp(record.time_ns / 1e9).astimezone()
     line = Text(f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d} ", style="dim")
     line.append(f"{record.session or '-':7} ", style="cyan")
     if record.kind == "decision":

@@ -78,7 +78,8 @@ def handle(args: argparse.Namespace) -> int:
         close = {finding["fd"]: finding for finding in reply["findings"] if finding["fd"] is not None}
         for fd, finding in sorted(close.items()):
             if fd <= 2:
-                say(f"note: `{finding['object']}` stays open as descriptor {fd}, although the policy denies its {finding['operation']}")
+                kept = f"`{finding['object']}` stays open as descriptor {fd}"
+                say(f"note: {kept}, although the policy denies its {finding['operation']}")
             else:
                 say(f"closed inherited descriptor {fd}, `{finding['object']}`: {finding['reason']}")
     except BaseException:
@@ -138,7 +139,10 @@ def _sum_up(summary: dict[str, Any], session: str) -> None:
         rule = kind["rule"] or "default"
         times = f"{kind['count']}x " if kind["count"] > 1 else ""
         reason = f" ({kind['reason']})" if kind["reason"] else ""
-        print(f"  {times}{kind['operation']} {kind['object']}: {rule}{reason}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+        print(
+            f"  {times}{kind['operation']} {kind['object']}: {rule}{reason}".encode(errors="backslashreplace").decode(),
+            file=sys.stderr,
+        )
     if len(summary["blocked_kinds"]) > 20:
         print("  … and more: agentmon audit log", file=sys.stderr)
 

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from agentmon.control.protocol import MAX_LINE_BYTES, SOCKET, RefusedError, UnreachableError, decode, encode
 
@@ -34,7 +34,7 @@ class Client:
                 "start it with `systemctl start agentmon` or `agentmon daemon`"
             ) from error
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

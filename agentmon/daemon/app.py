@@ -17,8 +17,8 @@ from agentmon.control.protocol import encode
 from agentmon.control.server import Server
 from agentmon.daemon import adoption, enrolment
 from agentmon.daemon.config import Config
-from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.health import Health, check
+from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook
 from agentmon.daemon.state import SessionState, StateDirectory
 from agentmon.daemon.verbs import Verbs

@@ -57,7 +57,9 @@ def load(path: Path = PATH, *, required: bool = False) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_mistake(path, text, item["loc"], item["msg"]) for item in error.errors())) from error
+        raise ConfigError(
+            "\n".join(_mistake(path, text, item["loc"], item["msg"]) for item in error.errors())
+        ) from error
 
 
 def _mistake(path: Path, text: str, location: tuple[int | str, ...], message: str) -> str:

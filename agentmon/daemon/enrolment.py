@@ -164,7 +164,7 @@ def refuse_unaccepted(findings: list[Finding], accept: Collection[str]) -> None:
         return
     unknown = set(accept) - {finding.holding.id for finding in findings}
     if unknown:
-        raise RefusedError(f"nothing of the name `{sorted(unknown)[0]}` was found; names are such as `812:fd5`", "usage")
+        raise RefusedError(f"nothing of the name `{min(unknown)}` was found; names are such as `812:fd5`", "usage")
     left = [finding for finding in findings if finding.holding.id not in accept]
     if left:
         raise RefusedError(

@@ -61,6 +61,6 @@ def check(monitor: Monitor, book: PolicyBook, parent: Path) -> Health:
 def blinded(programs: Mapping[str, str]) -> set[Operation]:
     """Operations that lack a program. Of the optional ones, which are one under two names, one is enough."""
     missing = {name for name, state in programs.items() if state != "attached"}
-    if not OPTIONAL <= missing:
+    if not missing >= OPTIONAL:
         missing -= OPTIONAL
     return {operation for name in missing for operation in canary.operations_of(name)}

@@ -88,6 +88,7 @@ def parse(verb: str, fields: dict[str, Any]) -> Request:
         return VERBS[verb][0].model_validate(fields)
     except ValidationError as error:
         problems = "; ".join(
-            f"`{'.'.join(map(str, item['loc']))}`: {item['msg'][:1].lower()}{item['msg'][1:]}" for item in error.errors()
+            f"`{'.'.join(map(str, item['loc']))}`: {item['msg'][:1].lower()}{item['msg'][1:]}"
+            for item in error.errors()
         )
         raise RefusedError(f"bad `{verb}` request: {problems}", "usage") from error

@@ -108,9 +108,7 @@ class Verbs:
     def _posture(self) -> dict[str, Any]:
         daemon = self._daemon
         notes = canary.NOTES.get(daemon.monitor.tier, {})
-        return {
-            op.word: {"posture": str(daemon.health.posture(op)), "note": notes.get(op, "")} for op in V1_OPERATIONS
-        }
+        return {op.word: {"posture": str(daemon.health.posture(op)), "note": notes.get(op, "")} for op in V1_OPERATIONS}
 
     def _ps(self, peer: Peer, privileged: bool) -> dict[str, Any]:
         daemon = self._daemon
@@ -144,7 +142,8 @@ class Verbs:
         daemon.report(
             Record(
                 session.started_ns, "session", session.id, request.pid, uid=session.uid, comm=session.command[:64],
-                operation="enrolled", detail=f"policy {session.policy}, {len(done.processes)} processes, by uid {peer.uid}",
+                operation="enrolled",
+                detail=f"policy {session.policy}, {len(done.processes)} processes, by uid {peer.uid}",
             )
         )  # fmt: skip
         for finding in done.findings if not request.waiting else ():

@@ -272,4 +272,3 @@ class Engine:
 def _flags(flags: int, quiet: bool = False) -> str:
     names = [f.name.lower() for f in Flag if flags & f and f.name]
     return ",".join([*names, "quiet"] if quiet else names)
-

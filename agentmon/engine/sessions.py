@@ -30,9 +30,7 @@ class Judge(Protocol):
 
     def path(self, operation: Operation, path: bytes, exe_tags: int = 0) -> Judgement: ...
 
-    def net(
-        self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0
-    ) -> Judgement: ...
+    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0) -> Judgement: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from typing import Self
 
 from agentmon.host import process
 from agentmon.model.events import ProcessKey
@@ -22,7 +23,7 @@ class Freezer:
     def __init__(self) -> None:
         self.frozen: list[ProcessKey] = []
 
-    def __enter__(self) -> Freezer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

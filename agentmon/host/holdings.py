@@ -71,7 +71,9 @@ def _descriptors(pid: int) -> list[Holding]:
                 found.append(Holding(where, pid, fd, Operation.CONNECT, peer, "a connected socket", inheritable))
         elif any(word in target for word in _POWERFUL):
             text = target.decode("ascii", "replace")
-            found.append(Holding(where, pid, fd, Operation.READ, None, f"`{text}`, which no rule can judge", inheritable))
+            found.append(
+                Holding(where, pid, fd, Operation.READ, None, f"`{text}`, which no rule can judge", inheritable)
+            )
     return found
 
 

@@ -96,7 +96,8 @@ class Grounds:
             "rules:\n"
             f'  - {{id: canary-exec, on: exec, paths: ["{self.program}"], action: deny}}\n'
             f'  - {{id: canary-files, on: [read, write, create], paths: ["{self.forbidden}/**"], action: deny}}\n'
-            f'  - {{id: canary-network, on: [connect, send], cidrs: ["127.0.0.1:{PORT}", "[::1]:{PORT}"], action: deny}}\n'
+            f'  - {{id: canary-network, on: [connect, send], cidrs: ["127.0.0.1:{PORT}", "[::1]:{PORT}"], '
+            "action: deny}\n"
         )
 
     @classmethod
@@ -119,7 +120,7 @@ Attempt = Callable[[Grounds], None]
 
 
 def _exec(grounds: Grounds) -> None:
-    os.execv(grounds.program, [grounds.program])
+    os.execv(grounds.program, [grounds.program])  # noqa: S606  # this is the attempt
 
 
 def _open(name: str, flags: int) -> Attempt:
@@ -254,7 +255,7 @@ def run(monitor: CanaryMonitor, policy: CompiledPolicy, grounds: Grounds) -> Fin
         birds: list[_Bird] = []
         try:
             for operation, name, attempt, effect in attempts:
-                birds.append(_hatch(operation, name, attempt, effect, grounds))  # noqa: PERF401  # kept on error
+                birds.append(_hatch(operation, name, attempt, effect, grounds))  # kept on error
             monitor.enroll([bird.pid for bird in birds], slot)
             for bird in birds:
                 os.write(bird.go, b"g")

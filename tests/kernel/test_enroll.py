@@ -39,7 +39,9 @@ def secret(served: Host) -> Path:
 
 @pytest.fixture
 def policy(served: Host, secret: Path) -> Path:
-    return served.policy(f"  - {{id: secret, on: [read, write], paths: ['{secret}'], action: deny, reason: it is secret}}")
+    return served.policy(
+        f"  - {{id: secret, on: [read, write], paths: ['{secret}'], action: deny, reason: it is secret}}"
+    )
 
 
 @contextlib.contextmanager
@@ -128,7 +130,10 @@ def test_a_stopped_process_stays_stopped(served: Host, policy: Path) -> None:
 
 
 def test_orphans_are_listed(served: Host, policy: Path) -> None:
-    script = "import os, time\nif os.fork() == 0:\n  if os.fork() == 0:\n    time.sleep(1000)\n  os._exit(0)\nos.wait()\ntime.sleep(1000)"
+    script = (
+        "import os, time\nif os.fork() == 0:\n  if os.fork() == 0:\n    time.sleep(1000)\n  os._exit(0)\n"
+        "os.wait()\ntime.sleep(1000)"
+    )
     child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
     try:
         wait_for(lambda: _orphan(child.pid) is not None, "the orphan")
@@ -150,7 +155,8 @@ def _orphan(leader: int) -> int | None:
 
 
 @pytest.mark.parametrize(
-    ("pid", "words"), [("999999999", "there is no process"), ("2", ""), ("x", "invalid int"), (str(os.getpid()), "above it")]
+    ("pid", "words"),
+    [("999999999", "there is no process"), ("2", ""), ("x", "invalid int"), (str(os.getpid()), "above it")],
 )
 def test_bad_targets_are_named(served: Host, policy: Path, pid: str, words: str) -> None:
     done = served.agentmon("enroll", pid, "-p", policy, "--workspace", "/")
@@ -179,7 +185,8 @@ def test_an_ordinary_user_needs_no_new_privs_and_own_processes(served: Host, pol
             "from agentmon.control.protocol import RefusedError\n"
             "try:\n"
             "  with Client(Path(sys.argv[1])) as c:\n"
-            "    c.call('enroll', pid=int(sys.argv[2]), policy={'name': 't.yaml', 'text': sys.argv[3]}, workspace='/')\n"
+            "    policy = {'name': 't.yaml', 'text': sys.argv[3]}\n"
+            "    c.call('enroll', pid=int(sys.argv[2]), policy=policy, workspace='/')\n"
             "  print('enrolled')\n"
             "except RefusedError as error: print(error)\n"
         )

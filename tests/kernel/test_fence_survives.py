@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL of `agentmon run`, or of the daemon, at random instants: the child is fenced or dead, always.
 
-The fenced command tries the forbidden open again and again and writes a file when it succeeds. Instants are spread from the
-start of `run` over its whole life. `AGENTMON_INSTANTS` sets how many of each kind.
+The fenced command tries the forbidden open again and again and writes a file when it succeeds. Instants are spread
+from the start of `run` over its whole life. `AGENTMON_INSTANTS` sets how many of each kind.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ def test_a_denied_connect_is_eperm(served: Host, policy: Path) -> None:
 
 def test_a_signal_to_run_reaches_the_command(served: Host, policy: Path) -> None:
     ready = served.directory / "ready"
-    run = served.spawn("run", "-p", policy, "--", "sh", "-c", f"trap 'exit 9' TERM; : > {ready}; while :; do sleep 0.05; done")
+    run = served.spawn(
+        "run", "-p", policy, "--", "sh", "-c", f"trap 'exit 9' TERM; : > {ready}; while :; do sleep 0.05; done"
+    )
     wait_for(ready.exists, "the command to start")
     run.send_signal(signal.SIGTERM)
     assert run.wait(PATIENCE_S) == 9
@@ -153,7 +155,9 @@ def test_a_fenced_process_may_not_release_or_enrol(served: Host, policy: Path) -
 
 def test_children_and_grandchildren_are_fenced(served: Host, policy: Path) -> None:
     secret = served.directory / "secret"
-    done = served.agentmon("run", "-p", policy, "--", "sh", "-c", f"(setsid sh -c '(cat {secret} &) ; sleep 0.2'); exit 0")
+    done = served.agentmon(
+        "run", "-p", policy, "--", "sh", "-c", f"(setsid sh -c '(cat {secret} &) ; sleep 0.2'); exit 0"
+    )
     assert "secret" not in done.stdout
     assert "1 operation(s) blocked" in done.stderr
 
@@ -207,7 +211,14 @@ def test_the_default_policy_lets_work_happen(served: Host) -> None:
     workspace = served.directory / "workspace"
     workspace.mkdir()
     done = served.agentmon(
-        "run", "--workspace", workspace, "--", "sh", "-c", "echo work > file && cat file && cat /etc/shadow", cwd=workspace
+        "run",
+        "--workspace",
+        workspace,
+        "--",
+        "sh",
+        "-c",
+        "echo work > file && cat file && cat /etc/shadow",
+        cwd=workspace,
     )
     assert done.stdout == "work\n", done.stderr
     assert "/etc/shadow" in done.stderr

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from agentmon.control.client import Client, reachable
 from agentmon.kernel import objects
@@ -35,7 +35,8 @@ class Host:
         self.pins = BPFFS / f"agentmon-test-{os.getpid()}-{next(_numbers)}"
         self.config = self.directory / "agentmon.toml"
         self.config.write_text(
-            f'[daemon]\nsocket = "{self.socket}"\nstate = "{self.state}"\naudit = "{self.audit}"\npins = "{self.pins}"\n'
+            f'[daemon]\nsocket = "{self.socket}"\nstate = "{self.state}"\n'
+            f'audit = "{self.audit}"\npins = "{self.pins}"\n'
         )
         self.daemons: list[subprocess.Popen[bytes]] = []
 
@@ -47,7 +48,7 @@ class Host:
     def audit(self) -> Path:
         return self.state / "audit.db"
 
-    def __enter__(self) -> Host:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

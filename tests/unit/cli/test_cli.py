@@ -24,7 +24,9 @@ REPOSITORY = Path(__file__).parents[3]
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No daemon, no audit log, whatever this host runs."""
     config = tmp_path / "agentmon.toml"
-    config.write_text(f'[daemon]\nsocket = "{tmp_path}/control.sock"\naudit = "{tmp_path}/audit.db"\nstate = "{tmp_path}"\n')
+    config.write_text(
+        f'[daemon]\nsocket = "{tmp_path}/control.sock"\naudit = "{tmp_path}/audit.db"\nstate = "{tmp_path}"\n'
+    )
     monkeypatch.setenv("AGENTMON_CONFIG", str(config))
     return tmp_path
 
@@ -37,7 +39,9 @@ def test_each_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixtu
     assert "examples:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["ps", "--fly"], ["enroll"], ["enroll", "x"], ["completion", "fish"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["ps", "--fly"], ["enroll"], ["enroll", "x"], ["completion", "fish"]]
+)
 def test_bad_usage_is_64(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -91,7 +95,9 @@ def test_run_imports_nothing_heavy() -> None:
 
 
 def test_names_from_an_agent_cannot_steer_the_terminal() -> None:
-    record = Record(1, "decision", "s-1", 5, comm="\x1b[2J", operation="read", object="/a\x1b]0;x\x07\n\udcff", verdict="deny")
+    record = Record(
+        1, "decision", "s-1", 5, comm="\x1b[2J", operation="read", object="/a\x1b]0;x\x07\n\udcff", verdict="deny"
+    )
     line = render.record_line(record).plain
     assert line.isprintable()
     assert r"/a\x1b]0;x\x07\n" in line
