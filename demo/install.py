@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installs the agent that the demo runs, in a folder of its own: it shares nothing with agentmon."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).parent / "requirements.txt"
+
+
+class InstallError(Exception):
+    """The agent could not be installed; the message says what to do."""
+
+
+def agent(version: tuple[int, int] = sys.version_info[:2]) -> Path:
+    """The folder with the agent's packages for this version of Python; filled at the first use.
+
+    Raises InstallError.
+    """
+    text = ".".join(map(str, version))
+    stamp = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    cache = Path(os.environ.get("AGENTMON_CACHE") or Path.home() / ".cache" / "agentmon")
+    folder = cache / f"demo-agent-{text}-{stamp}"
+    if folder.exists():
+        return folder
+    print(
+        f"demo: installing by pip, for the agent alone: mini-swe-agent and what it needs (in {folder})", file=sys.stderr
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-compile"]
+    if version != sys.version_info[:2]:
+        command += ["--only-binary=:all:", "--python-version", text]
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=cache))
+    try:
+        new.chmod(0o755)
+        done = subprocess.run(
+            [*command, "--target", str(new), "-r", str(REQUIREMENTS)],
+            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            tail = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
+            raise InstallError(f"pip could not install the agent; is a package index reachable?\n{tail}")
+        os.replace(new, folder)  # complete or not there
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
