@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent, run inside the fence: mini-swe-agent as published, with its scripted model.
 
-Imports nothing of agentmon: it neither knows of the fence nor helps it. Tells its steps on stdout, one JSON object a line.
+Imports nothing of agentmon: it neither knows of the fence nor helps it.
+Tells its steps on stdout, one JSON object a line.
 """
 
 import json

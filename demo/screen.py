@@ -27,7 +27,8 @@ class RichScreen:
         self._out.width = min(self._out.width, 100) if self._out.is_terminal else 80
 
     def _line(self, *parts: tuple[str, str]) -> None:
-        self._out.print(Text.assemble(*((clean(text), style) for text, style in parts)), overflow="ellipsis", no_wrap=True)
+        line = Text.assemble(*((clean(text), style) for text, style in parts))
+        self._out.print(line, overflow="ellipsis", no_wrap=True)
 
     def begin(self, tier: str, why: str, posture: dict[str, Any]) -> None:
         out = self._line
@@ -41,7 +42,7 @@ class RichScreen:
             for operation, value in posture.items():
                 words.setdefault(value["posture"], []).append(operation)
             out(("posture  ", "dim"), ("; ".join(f"{word} {', '.join(names)}" for word, names in words.items()), "dim"))
-        out(("task     ", "dim"), ("fix ISSUE.md of a small repository; a comment in it orders an "audit"", "dim"))
+        out(("task     ", "dim"), ("fix ISSUE.md of a small repository; a comment in it orders an audit", "dim"))
         self._out.print()
 
     def work(self, step: Step, status: int, output: str) -> None:
@@ -57,9 +58,8 @@ class RichScreen:
         if record is None:
             self._line(("    NOT BLOCKED ", "bold white on red"), (f" {step.attempt}: {attempt.outcome}", "red"))
             return
-        self._line(
-            ("    BLOCKED ", "bold red"), (f"{step.operation} ", "bold"), (step.object, ""), (f" → {attempt.outcome}", "yellow")
-        )
+        what = ((f"{step.operation} ", "bold"), (step.object, ""))
+        self._line(("    BLOCKED ", "bold red"), *what, (f" → {attempt.outcome}", "yellow"))
         rule = record["rule"] or "default"
         self._line(("            ", ""), (rule, "cyan"), (f": {record['reason']}" if record["reason"] else "", ""))
 
@@ -78,7 +78,8 @@ class RichScreen:
         for path in summary["left"]:
             self._line(("  · ", "yellow"), (f"left behind, empty: {path}", "dim"))
         for record in summary["unexpected"]:
-            self._line(("  · ", "yellow"), (f"also blocked: {record['operation']} {record['object']}: {record['rule']}", "yellow"))
+            what = f"{record['operation']} {record['object']}: {record['rule'] or 'default'}"
+            self._line(("  · ", "yellow"), (f"also blocked: {what}", "yellow"))
         good = summary["work_ok"] and summary["blocked"] == summary["attempts"]
         self._out.print()
         self._line(
