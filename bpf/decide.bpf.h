@@ -333,6 +333,8 @@ static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mn
 		job->exe_tags = a->proc.exe_tags;
 		inode_of(job, inode);
 		why = walk(slot, AM_PATH_END);
+		if (why == AM_PATH_UNSTABLE)
+			job->off = AM_PATH_END; /* no path rather than a part of one that never was */
 		count_reason(why);
 		verdict = judge(slot, why);
 		if (verdict == AM_KILL || (stop && verdict >= AM_HOLD))

@@ -133,6 +133,8 @@ int mark_processes(struct bpf_iter__task *ctx)
 			__sync_fetch_and_add(&nprocs, -1);
 		return 0;
 	}
+	if (t->signal->live.counter <= 0)
+		return 0; /* a zombie: its end was told already, nothing would remove it again */
 	slot = bpf_map_lookup_elem(&marks, &tgid);
 	if (slot) {
 		__u32 id = *slot;

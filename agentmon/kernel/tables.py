@@ -35,6 +35,9 @@ U32 = struct.Struct("=I")
 
 #: FS_IOC_GETVERSION (include/uapi/linux/fs.h): the inode generation
 _GET_GENERATION = 0x80087601
+_AT_FDCWD = -100
+_AT_SYMLINK_FOLLOW = 0x400
+_INO32_GEN = 1
 
 
 @dataclass(slots=True)
@@ -229,9 +232,20 @@ def _pin_key(slot: int, path: bytes) -> bytes | None:
 
 
 def _generation(path: bytes, mode: int) -> int:
-    """Inode generation, 0 where the file system has none."""
+    """Inode generation, 0 where the file system has none.
+
+    From the file handle, which needs no open: ext4 and others give (inode, generation), tmpfs (which knows no
+    FS_IOC_GETVERSION) gives (generation, inode low, high), both as FILEID_INO32_GEN (include/linux/exportfs.h).
+    """
     import fcntl
     import stat
+
+    handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 8 + 128)
+    mount_id = ctypes.c_int()
+    if not ctypes.CDLL(None).name_to_handle_at(_AT_FDCWD, path, handle, ctypes.byref(mount_id), _AT_SYMLINK_FOLLOW):
+        size, kind = struct.unpack_from("=Ii", handle.raw)
+        if kind == _INO32_GEN and size in (8, 12):
+            return int(struct.unpack_from("=I", handle.raw, 12 if size == 8 else 8)[0])
 
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         return 0
