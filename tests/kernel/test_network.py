@@ -34,10 +34,7 @@ class Ears:
         self.udp.setblocking(False)
 
     def heard(self) -> bool:
-        for take in (lambda: self.tcp.accept()[0].close(), lambda: self.udp.recv(100)):
-            if not attempt(take):
-                return True
-        return False
+        return not attempt(self.tcp.accept) or not attempt(lambda: self.udp.recv(100))
 
     def close(self) -> None:
         self.tcp.close()

@@ -99,6 +99,8 @@ int main(int argc, char **argv)
 			forks = 1;
 		else
 			step = atol(optarg);
+	if (write(1, "ready\n", 6) != 6) /* the exec is over: who enrols it now enrols nothing half done */
+		return 1;
 	while (size < room && (n = read(0, text + size, room - size)) > 0)
 		size += n;
 	for (p = text; p < text + size; p += strlen(p) + 1)

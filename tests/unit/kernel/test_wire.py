@@ -63,7 +63,7 @@ def check(types: btf.Btf, name: str, layout: struct.Struct, *, skip: int = 0, en
             wanted.append((field.offset - skip, 1, field.count))
         else:
             wanted += [(field.offset - skip + i * field.size, field.size, 1) for i in range(field.count)]
-    have = [p for p in places(layout.format)]
+    have = places(layout.format)
     pads = {f.offset - skip for f in fields if re.fullmatch(r"pad\d*", f.name)}
     assert [p for p in have if p[0] not in pads] == [w for w in wanted if w[0] < layout.size]
 
