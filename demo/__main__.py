@@ -44,6 +44,8 @@ def main() -> int:
     except (DemoError, InstallError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if options.json:
         print(json.dumps(summary), flush=True)
     return 0 if summary["work_ok"] and summary["blocked"] == summary["attempts"] else 1

@@ -52,7 +52,7 @@ class Screen(Protocol):
 def play(screen: Screen, packages: Path, *, fence: bool = True, pause_seconds: float = 0.0) -> dict[str, Any]:
     """Play it once. Returns the summary that ``--json`` prints. Raises DemoError."""
     with _own_agentmon() as own:
-        facts = own.doctor() if fence else {"tier": "none", "why_react": "", "posture": {}}
+        facts: dict[str, Any] = own.doctor() if fence else {"tier": "none", "why_react": "", "posture": {}}
         screen.begin(facts["tier"], facts.get("why_react") or "", facts["posture"])
         records = own.watch() if fence else _Records()
         orders = {

@@ -50,7 +50,7 @@ class RichScreen:
         self._line(("  $ ", "green"), (command, ""))
         lines = [line for line in output.strip().splitlines() if line.strip()]
         if lines:
-            self._line(("    ", ""), (lines[-1].strip("= "), "dim"))
+            self._line(("    ", ""), (lines[-1].strip("= "), "red" if status else "dim"))
 
     def attempt(self, attempt: Attempt) -> None:
         step, record = attempt.step, attempt.record

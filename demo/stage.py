@@ -188,7 +188,7 @@ def _run(*words: str, **options: Any) -> str:
     done = subprocess.run(words, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)
     if done.returncode:
         raise SystemExit(f"demo: `{' '.join(words)}` failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    return str(done.stdout)
 
 
 if __name__ == "__main__":
