@@ -97,7 +97,7 @@ class Session:
     def enroll(self, *pids: int) -> list[ProcessKey]:
         return self.monitor.enroll(pids, self.slot)
 
-    def keys(self) -> list[ProcessKey]:
+    def live(self) -> list[ProcessKey]:
         """The processes of this session that the kernel knows."""
         return [k for k, state in self.monitor.processes().items() if state.session == self.slot]
 
@@ -164,7 +164,7 @@ class Session:
         return self.finish(self.start(body))
 
     def close(self) -> None:
-        for key in self.keys():
+        for key in self.live():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(key.pid, signal.SIGKILL)
         self.monitor.close_session(self.slot)
