@@ -81,7 +81,8 @@ def _mount(keep: list[Path], packages: Path) -> None:
     scenario.PACKAGES.mkdir(parents=True)
     for path, fd in [*held, (scenario.PACKAGES, agent)]:
         path.mkdir(parents=True, exist_ok=True)
-        _run("mount", "--bind", f"/proc/self/fd/{fd}", str(path), pass_fds=[fd])
+        # canonical, the source would be the name that is covered now
+        _run("mount", "--no-canonicalize", "--bind", f"/proc/self/fd/{fd}", str(path), pass_fds=[fd])
         os.close(fd)
     from pyroute2 import IPRoute
 
