@@ -75,20 +75,22 @@ def library() -> C.CDLL:
     for name, (result, arguments) in _SYMBOLS.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
-    lib.libbpf_set_print(C.cast(_collect, C.c_void_p))
+    lib.libbpf_set_print(C.cast(_COLLECT, C.c_void_p))
     return lib
 
 
 _libc = C.CDLL(None)
 
 
-@_PRINT
 def _collect(level: int, fmt: bytes, arguments: int) -> int:
     if level < 2:  # warnings and information, not debugging
         line = C.create_string_buffer(_LOG_LINE_BYTES)
         _libc.vsnprintf(line, C.c_size_t(_LOG_LINE_BYTES), fmt, C.c_void_p(arguments))
         _log.append(line.value.decode(errors="replace"))
     return 0
+
+
+_COLLECT = _PRINT(_collect)  # kept: libbpf calls it for as long as it is loaded
 
 
 def _drain_log() -> str:
