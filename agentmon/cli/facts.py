@@ -24,7 +24,7 @@ def collect() -> list[Fact]:
 
     system = os.uname()
     mounts = host.mounts()
-    kinds = {kind: where for where, kind in mounts}
+    kinds = {kind: where for where, kind in reversed(mounts)}  # the first of a kind is the usual place
     found = [Fact("kernel", True, f"{system.release} {system.machine}")]
     btf = Path("/sys/kernel/btf/vmlinux").exists()
     found.append(
