@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from demo.scenario import Step
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
+DAEMON_ENDS_S = 30.0
 #: A record is made before the operation's caller goes on, and is here within this time; emulated guests are slow.
 RECORD_S = 5.0
 
@@ -64,18 +65,19 @@ def play(screen: Screen, packages: Path, *, fence: bool = True, pause_seconds: f
         attempts: list[Attempt] = []
         found: dict[str, Any] = {}
         ended = ""
-        for told in _stage(orders):
-            if "effects" in told:
-                found = told
-            elif "agent" in told:
-                ended = told["agent"]
-            elif "step" in told:
-                step = scenario.STEPS_OF_AGENT[told["step"]]
-                if step.attempt:
-                    attempts.append(Attempt(step, records.find(step, told) if fence else None, _outcome(told)))
-                    screen.attempt(attempts[-1])
-                else:
-                    screen.work(step, told["status"], told["output"])
+        with contextlib.closing(_stage(orders)) as stage:
+            for told in stage:
+                if "effects" in told:
+                    found = told
+                elif "agent" in told:
+                    ended = told["agent"]
+                elif "step" in told:
+                    step = scenario.STEPS_OF_AGENT[told["step"]]
+                    if step.attempt:
+                        attempts.append(Attempt(step, records.find(step, told) if fence else None, _outcome(told)))
+                        screen.attempt(attempts[-1])
+                    else:
+                        screen.work(step, told["status"], told["output"])
         if not found:
             raise DemoError("the stage ended early; its messages are above")
         records.drain()
@@ -130,7 +132,7 @@ def _outcome(told: dict[str, Any]) -> str:
     return f"exit status {told['status']}"
 
 
-def _stage(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _stage(orders: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
     command = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, "-P", "-m", "demo.stage"]
     environment = dict(os.environ, PYTHONPATH=str(CHECKOUT))
     with subprocess.Popen(
@@ -202,7 +204,15 @@ class _Own:
         self.command = [sys.executable, "-P", "-m", "agentmon.cli.main", "--config", str(config)]
 
     def _start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        child = subprocess.Popen([*self.command, *words], stdin=subprocess.DEVNULL, text=True, cwd=CHECKOUT, **options)
+        # a session of its own: Ctrl-C is for the demo, which ends these in order
+        child = subprocess.Popen(
+            [*self.command, *words],
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=CHECKOUT,
+            start_new_session=True,
+            **options,
+        )
         self.children.append(child)
         return child
 
@@ -242,14 +252,16 @@ class _Own:
         return records
 
     def stop(self) -> None:
-        """End what was started, the watcher first."""
-        for child in reversed(self.children):
+        """End what was started. The daemon ends by itself, and unpins all, once its session is over."""
+        for child in self.children[1:]:
             child.terminate()
+            child.wait()
+        for daemon in self.children[:1]:
             try:
-                child.wait(PATIENCE_S)
+                daemon.wait(DAEMON_ENDS_S)
             except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+                daemon.terminate()
+                daemon.wait()
 
 
 @contextlib.contextmanager

@@ -193,4 +193,6 @@ def _run(*words: str, **options: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)
