@@ -227,7 +227,8 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 	struct am_decision *d;
 	bool urgent = job->verdict > AM_ALLOW;
 
-	if (!urgent && !(flags & AM_F_SCRIPT) &&
+	/* a name that does not exist yet has no inode: each is a new object */
+	if (!urgent && job->ino && !(flags & AM_F_SCRIPT) &&
 	    seen_before(a, job->ino, job->dev, (job->op << 16) | job->rule))
 		return;
 	if (off > AM_PATH_END)
