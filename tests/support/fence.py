@@ -138,12 +138,13 @@ class Session:
         os.write(child.go, b"!")
         os.close(child.go)
 
-    def finish(self, child: Child, timeout_s: float = PATIENCE_S) -> Outcome:
-        """Waits for its end, reading records meanwhile."""
+    def finish(self, child: Child, timeout_s: float = PATIENCE_S, *, drain: bool = True) -> Outcome:
+        """Waits for its end, reading records meanwhile, or only then."""
         deadline = time.monotonic() + timeout_s
         while True:
             ready, _, _ = select.select([child.result], [], [], 0.02)
-            self.drain()
+            if drain:
+                self.drain()
             if ready:
                 piece = os.read(child.result, 1 << 16)
                 if not piece:
