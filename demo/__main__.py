@@ -32,6 +32,8 @@ def main() -> int:
     parser.add_argument("--packages", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--color", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without UTF-8
     if os.geteuid():
         print("demo: BPF programs and namespaces need root: try `sudo ./dev demo`", file=sys.stderr)
         return 1
