@@ -23,7 +23,7 @@ from demo.scenario import Step
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
-DAEMON_ENDS_S = 30.0
+SESSION_ENDS_S = 30.0
 #: A record is made before the operation's caller goes on, and is here within this time; emulated guests are slow.
 RECORD_S = 5.0
 
@@ -221,7 +221,7 @@ class _Own:
         log = self.folder / "daemon.log"
         read, write = os.pipe()
         with log.open("w") as file:
-            self._start("daemon", "--embedded", "--ready-fd", str(write), stdout=file, stderr=file, pass_fds=[write])
+            self._start("daemon", "--ready-fd", str(write), stdout=file, stderr=file, pass_fds=[write])
         os.close(write)
         ready = os.read(read, 1)
         os.close(read)
@@ -252,16 +252,22 @@ class _Own:
         return records
 
     def stop(self) -> None:
-        """End what was started. The daemon ends by itself, and unpins all, once its session is over."""
+        """End what was started. The daemon takes the fence down as it ends, unless a session is live."""
         for child in self.children[1:]:
             child.terminate()
             child.wait()
+        deadline = time.monotonic() + SESSION_ENDS_S
+        while self._live() and time.monotonic() < deadline:
+            time.sleep(0.1)
         for daemon in self.children[:1]:
-            try:
-                daemon.wait(DAEMON_ENDS_S)
-            except subprocess.TimeoutExpired:
-                daemon.terminate()
-                daemon.wait()
+            daemon.terminate()
+            daemon.wait()
+
+    def _live(self) -> bool:
+        done = subprocess.run(
+            [*self.command, "ps", "--json"], check=False, capture_output=True, text=True, cwd=CHECKOUT
+        )
+        return done.returncode == 0 and bool(json.loads(done.stdout)["sessions"])
 
 
 @contextlib.contextmanager
