@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -72,7 +73,9 @@ def _in_guest(options: argparse.Namespace) -> dict[str, Any]:
     words += ["--color"] if file.isatty() and not os.environ.get("NO_COLOR") else []
     lines = _Lines(file)
     try:
-        with harness.run(GUEST_KERNEL, words, files={GUEST_PACKAGES: agent(GUEST_PYTHON)}, sink=lines.feed):
+        # through a pipe: a serial line is a device, which the policy does not let an agent write
+        command = f"{shlex.join(words)} 2>&1 | cat"
+        with harness.run(GUEST_KERNEL, command, files={GUEST_PACKAGES: agent(GUEST_PYTHON)}, sink=lines.feed):
             lines.close()
     except image.VmError as error:
         raise DemoError(str(error)) from error
