@@ -92,16 +92,17 @@ class Opener:
     def __init__(self, path: Path, *options: str) -> None:
         self.process = subprocess.Popen([path, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def open(self, session: Session, requests: list[Request], exe: bytes) -> list[Decision]:
+    def open(
+        self, session: Session, requests: list[Request], exe: bytes, letter: bytes | None = None
+    ) -> list[Decision]:
         """Enrols it, has it open everything, and returns the decisions on those requests."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"ready\n"
-        keys = session.enroll(self.process.pid)
-        (key,) = keys
+        (key,) = session.enroll(self.process.pid)
         # as the daemon does for what already runs
         session.monitor.set_exe_tags(key, session.evaluator.exe_tags(exe))
         assert self.process.stdin is not None
-        self.process.stdin.write(b"".join(LETTER[o] + p + b"\0" for o, p in requests))
+        self.process.stdin.write(b"".join((letter or LETTER[o]) + p + b"\0" for o, p in requests))
         self.process.stdin.close()
         found: list[Decision] = []
         for _ in range(int(PATIENCE_S / 0.01)):
@@ -206,6 +207,26 @@ def test_random_policies(fence: Fence, tier: Tier, program: Program, base: bytes
         remove_deep(base)
         os.mkdir(base)
     assert done > counts(tier, 1500, 60)
+
+
+def test_opening_for_both_takes_the_more_severe_verdict(
+    fence: Fence, tier: Tier, program: Program, base: bytes
+) -> None:
+    """Of equal ones, that of writing."""
+    for seed in range(500, 500 + counts(tier, 10, 2)):
+        policy, variables, questions = policies.random_case(seed, counts(tier, 60, 40), os.fsdecode(base))
+        requests = plant([(Operation.WRITE, p) for _, p, _ in questions], base)
+        exe = base + b"/bin/a-exe"
+        opener = Opener(copy_of(program("opener"), exe), "-f")
+        with fence.session(policy, variables) as session:
+            told = {d.object: d for d in opener.open(session, requests, exe, b"b")}
+            for _, path in requests:
+                decision = told[path]
+                both = [(o, session.evaluator.path(o, path, exe)) for o in (Operation.READ, Operation.WRITE)]
+                operation, wanted = max(both, key=lambda pair: (pair[1].action, pair[0]))
+                assert (decision.operation, decision.verdict, decision.rule) == (operation, wanted.action, wanted.rule)
+        remove_deep(base)
+        os.mkdir(base)
 
 
 def lenient(text: str) -> str:
