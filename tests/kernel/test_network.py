@@ -71,6 +71,15 @@ def fast_open(port: int) -> None:
         sock.sendto(b"data", MSG_FASTOPEN, ("127.0.0.1", port))
 
 
+def mptcp(port: int) -> None:
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+    except OSError:  # not in this kernel: plain TCP is as good
+        sock = socket.socket()
+    with sock:
+        sock.connect(("127.0.0.1", port))
+
+
 def udp(family: int, address: str) -> Callable[[int], object]:
     def act(port: int) -> None:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -131,6 +140,7 @@ WAYS: dict[str, Callable[[int], object]] = {
     "tcp6-mapped-any": tcp(INET6, "::ffff:0.0.0.0"),
     "tcp-nonblocking": tcp_without_waiting,
     "tcp-fast-open": fast_open,
+    "mptcp": mptcp,
     "udp4": udp(INET, "127.0.0.1"),
     "udp4-any": udp(INET, "0.0.0.0"),
     "udp6": udp(INET6, "::1"),

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,11 +191,17 @@ def test_looking_at_a_name_is_no_read(fence: Fence, secret: Path) -> None:
     assert outcome.told() == []
 
 
-@pytest.mark.parametrize("way", ["symlink", "hardlink", "dots", "proc", "chroot"])
+@pytest.mark.parametrize("way", ["symlink", "hardlink", "dots", "proc", "chroot", "openat2", "handle", "descriptor"])
 def test_another_name_for_the_same_file_is_no_way_round(
     fence: Fence, tier: Tier, secret: Path, ground: Path, way: str
 ) -> None:
     other = ground / "other"
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def checked(result: int) -> int:
+        if result < 0:
+            raise OSError(ctypes.get_errno(), way)
+        return result
 
     def body() -> bytes:
         if way == "dots":
@@ -203,12 +211,23 @@ def test_another_name_for_the_same_file_is_no_way_round(
         if way == "chroot":
             os.chroot(ground)
             return read(Path("/secret"))
+        if way == "openat2":
+            how = struct.pack("=QQQ", 0, 0, 0)
+            return os.read(checked(libc.syscall(437, -100, os.fsencode(secret), how, len(how))), 100)
+        if way == "handle":
+            handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 8 + 128)
+            mount = ctypes.c_int()
+            checked(libc.name_to_handle_at(-100, os.fsencode(secret), handle, ctypes.byref(mount), 0))
+            return os.read(checked(libc.open_by_handle_at(os.open(ground, os.O_RDONLY), handle, os.O_RDONLY)), 100)
+        if way == "descriptor":
+            return read(Path(f"/proc/self/fd/{os.open(secret, os.O_PATH)}"))
         return read(other)
 
     if way == "symlink":
         other.symlink_to(secret)
     elif way == "hardlink":
         other.hardlink_to(secret)
+    assert fence.run("  []\n", body).value == SECRET
     outcome = fence.run(deny(secret, "read"), body)
     assert outcome.stopped(tier)
     assert object_path(outcome.decisions[-1]) == os.fsencode(other if way == "hardlink" else secret)
