@@ -2,7 +2,7 @@
 """Runs a command in a throw-away QEMU guest that has this checkout.
 
 Emulation only (TCG): it works wherever QEMU does. The flags are those that proved stable: multi-threaded TCG
-and cmpxchg16b oopsed guests at random. One guest at a time on a host; others wait.
+and cmpxchg16b oopsed guests at random. Guests beyond ``AGENTMON_VM_JOBS`` wait.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run(
     """
     booted = image.kernel(kernel)
     root = image.root()
-    with tempfile.TemporaryDirectory(prefix="agentmon-vm-") as temporary, image.locked("guest"):
+    with tempfile.TemporaryDirectory(prefix="agentmon-vm-") as temporary, image.guest_slot():
         folder = Path(temporary)
         work = folder / "work.img"
         text = command if isinstance(command, str) else shlex.join(command)
@@ -79,7 +79,8 @@ def run(
 
 
 def _work_disk(tree: Path, disk: Path, kernel: image.Kernel, command: str, files: Mapping[str, Path]) -> None:
-    build_programs()
+    with image.locked("programs"):
+        build_programs()
     shutil.copytree(CHECKOUT, tree / "agentmon", symlinks=True, ignore=shutil.ignore_patterns(*IGNORED))
     shutil.copytree(kernel.modules, tree / "modules")
     shutil.copytree(image.GUEST, tree / "guest")

@@ -19,10 +19,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GUEST = Path(__file__).parent / "guest"
@@ -107,6 +109,25 @@ def locked(name: str) -> Iterator[None]:
             say(f"waiting for another process that holds `{file.name}`")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def guest_slot() -> Iterator[None]:
+    """Keeps to ``AGENTMON_VM_JOBS`` guests at a time on this host (1): each keeps a processor busy."""
+    jobs = max(1, int(os.environ.get("AGENTMON_VM_JOBS") or 1))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((cache() / f"guest-{n}.lock").open("w")) for n in range(jobs)]
+        while not any(_try_lock(file) for file in files):
+            time.sleep(0.5)
+        yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def say(message: str) -> None:

@@ -4,27 +4,30 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.vm import harness, image
 
 
-@pytest.fixture(scope="module")
-def seen() -> Iterator[dict[str, str]]:
-    """What ``guest/service`` observed, by file name; one boot for all tests here."""
-    if os.geteuid():
-        pytest.skip("guests are built and run as root")
+def boot(_: str) -> tuple[int, str, dict[str, str]]:
+    """One boot for all tests here: exit status and output of ``guest/service``, and the files that it left."""
     # The wheel as a user gets it, on the work disk with the checkout.
     subprocess.run([image.CHECKOUT / "dev", "build", "--wheel"], check=True, stdin=subprocess.DEVNULL)
-    with harness.run("6.1", "/mnt/guest/service", systemd=True, timeout_seconds=400) as result:
+    with harness.run("6.1", "/mnt/guest/service", systemd=True, timeout_seconds=600) as result:
         files = {path.name: path.read_text(errors="replace") for path in result.out.iterdir()}
-        if result.status:
-            pytest.fail(_story(result.output, files), pytrace=False)
-        yield files
+        return result.status, result.output, files
+
+
+@pytest.fixture
+def seen(booted: Callable[[], tuple[int, str, dict[str, str]]]) -> dict[str, str]:
+    """What ``guest/service`` observed, by file name."""
+    status, output, files = booted()
+    if status:
+        pytest.fail(_story(output, files), pytrace=False)
+    return files
 
 
 def _story(output: str, files: dict[str, str]) -> str:

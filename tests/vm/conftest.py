@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots what the selected tests need, as many guests at a time as `AGENTMON_VM_JOBS` says, each once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+Boots = Callable[[str], Any]
+
+
+@pytest.fixture(scope="session")
+def _boots(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Future[Any]]]:
+    """What each module's ``boot(name)`` returns, by module and name; the name is the parameter ``kernel``."""
+    if os.geteuid():
+        pytest.skip("guests are built and run as root")
+    running: dict[tuple[str, str], Future[Any]] = {}
+    with ThreadPoolExecutor(max_workers=8) as pool:  # the harness counts the guests
+        for item in request.session.items:
+            module = getattr(item, "module", None)
+            if hasattr(module, "boot") and isinstance(item, pytest.Function):
+                name = item.callspec.params.get("kernel", "") if hasattr(item, "callspec") else ""
+                key = (module.__name__, name)
+                if key not in running:
+                    running[key] = pool.submit(module.boot, name)
+        yield running
+
+
+@pytest.fixture
+def booted(request: pytest.FixtureRequest, _boots: dict[tuple[str, str], Future[Any]]) -> Boots:
+    """The result of this module's ``boot``; its exceptions are raised here."""
+    return lambda name="": _boots[request.module.__name__, name].result()
