@@ -7,7 +7,8 @@
  *   lsm/file_open              read, write (O_TRUNC included)
  *   lsm/path_truncate          write, by truncate(2)
  *   lsm/path_mknod             create, by open(O_CREAT) and mknod
- *   lsm/path_mkdir, path_symlink, path_link, path_rename   create: a name comes to exist
+ *   lsm/path_mkdir, path_symlink   create
+ *   lsm/path_link, path_rename  create of the new name; read and write of the old one
  *   lsm/socket_create          socket families that no address rule can judge
  *   lsm/socket_connect         connect
  *   lsm/socket_sendmsg         send, on connected sockets too
@@ -60,6 +61,9 @@ static __always_inline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 
 	}
 	return answer(decide_path(&a, ops, mnt, dentry, inode, flags, false));
 }
+
+/* Another name for a file would carry it out of the rules on its old one: linking and moving need both. */
+#define AM_READ_WRITE (1U << AM_READ | 1U << AM_WRITE)
 
 static __always_inline bool pseudo(__u64 mnt)
 {
@@ -125,12 +129,21 @@ int BPF_PROG(symlink_check, struct path *dir, struct dentry *d)
 SEC("lsm/path_link")
 int BPF_PROG(link_check, struct dentry *old, struct path *dir, struct dentry *d)
 {
+	/* link(2) stays on one mount, so the new directory's is the old name's too */
+	int err = judge_path(AM_READ_WRITE, (__u64)dir->mnt, (__u64)old, (__u64)old->d_inode, 0);
+
+	if (err)
+		return err;
 	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
 }
 
 SEC("lsm/path_rename")
 int BPF_PROG(rename_check, struct path *old_dir, struct dentry *old, struct path *dir, struct dentry *d)
 {
+	int err = judge_path(AM_READ_WRITE, (__u64)old_dir->mnt, (__u64)old, (__u64)old->d_inode, 0);
+
+	if (err)
+		return err;
 	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
 }
 

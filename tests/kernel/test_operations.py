@@ -178,6 +178,24 @@ def test_no_other_way_to_make_a_name_is_open(fence: Fence, ground: Path) -> None
 
 
 @pytest.mark.tier("lsm")
+@pytest.mark.parametrize("operation", ["read", "write"])
+def test_a_fenced_file_gets_no_other_name(fence: Fence, ground: Path, operation: str) -> None:
+    fenced, other = ground / "fenced", ground / "other"
+    fenced.mkdir()
+    (fenced / "f").write_bytes(SECRET)
+    ways: list[Callable[[], object]] = [
+        lambda: os.link(fenced / "f", other),
+        lambda: os.rename(fenced / "f", other),
+        lambda: os.rename(fenced, other),
+    ]
+    policy = f'  - {{id: fence, on: {operation}, paths: ["{fenced}/**"], action: deny}}\n'
+    outcome = fence.run(policy, lambda: [attempt(way) for way in ways])
+    assert outcome.value == [errno.EPERM] * len(ways)
+    assert not other.exists()
+    assert (fenced / "f").exists()
+
+
+@pytest.mark.tier("lsm")
 def test_truncation_by_name_is_a_write(fence: Fence, secret: Path) -> None:
     outcome = fence.run(deny(secret, "write"), lambda: os.truncate(secret, 0))
     assert outcome.errno == errno.EPERM
