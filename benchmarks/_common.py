@@ -23,6 +23,9 @@ from typing import Any
 HERE = Path(__file__).parent
 #: Resamples of a bootstrap: the ends of a 95 % interval are then good to about a percent of its width.
 RESAMPLES = 2000
+NOT_TIMED = (
+    "not timed: this host has no BPF LSM, and time under emulation says nothing; the figures are the react tier's"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +152,22 @@ def host() -> dict[str, Any]:
         "clang": _manifest().get("clang"),
         "revision": _manifest().get("revision"),
         "load_average": [round(x, 2) for x in os.getloadavg()],
+        "tier": tier(),
         "bpf_jit": _read("/proc/sys/net/core/bpf_jit_enable"),
         "other_agentmon": other_agentmon(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def tier() -> str:
+    """The tier that this host gets, `lsm` or `react`; what is timed is that one."""
+    from agentmon.errors import AgentmonError
+    from agentmon.kernel.objects import choose_tier
+
+    try:
+        return choose_tier()[0].name.lower()
+    except AgentmonError as error:
+        return f"none: {error}"
 
 
 def other_agentmon() -> int:
@@ -214,7 +229,10 @@ def finish(report: Report, facts: dict[str, Any], *, as_json: bool) -> int:
         }
         print(json.dumps(line))
         return 1 if report.missing else 0
-    print(f"{report.bench}: {facts['cpu']}, {facts['cpus']} CPUs, Linux {facts['kernel']}, load {facts['load_average'][0]}")
+    load = facts["load_average"][0]
+    print(
+        f"{report.bench}: {facts['cpu']}, {facts['cpus']} CPUs, Linux {facts['kernel']}, {facts['tier']} tier, load {load}"
+    )
     if facts["other_agentmon"] or facts["other_agentmon_at_end"]:
         print("note: another agentmon is loaded on this host; what is called pristine pays for it")
     _print_tree(report.results, 0)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes
 import os
 import select
 import shutil
@@ -20,7 +20,7 @@ from benchmarks import _kernel
 from benchmarks._common import Goal, Report, compile_c, percentile, say, signed_rank, summary
 
 #: Programs that decide on an open, per tier.
-OPEN_PROGRAMS = ("open_exit", "file_open")
+OPEN_PROGRAMS = ("open_exit", "open_check")
 EVICT_BYTES = 32 << 20
 LOOPS = 40_000
 BATCH, BATCHES = 2_000, 20
@@ -47,7 +47,7 @@ def kernel_cost(report: Report, rounds: int = 0) -> None:
         idle: list[float] = []
         whole: list[float] = []
         with _kernel.statistics_on(), _kernel.worker(program, [target], cpu=0) as loop:
-            cost = _kernel.Cost(monitor)
+            cost = _kernel.Cost(monitor.pin_directory)
             for _ in range(rounds or ROUNDS):
                 idle.append(_idle_ns(cost, loop))
                 with _kernel.session(monitor, policy, [loop.pid]):
@@ -118,7 +118,9 @@ def _cold(monitor: Monitor, program: Path, target: Path, folder: Path, rounds: i
 
 def open_close(report: Report, rounds: int = 0) -> None:
     """open + close: pristine, loaded, enrolled; strace and fanotify on the same loop. Interleaved."""
-    times: dict[str, list[float]] = {n: [] for n in ("pristine", "loaded, not enrolled", "enrolled", "strace -f", "fanotify")}
+    times: dict[str, list[float]] = {
+        n: [] for n in ("pristine", "loaded, not enrolled", "enrolled", "strace -f", "fanotify")
+    }
     with stage() as (folder, program, target):
         policy = _kernel.pack(folder)
         with _kernel.worker(program, [target], cpu=0) as loop:
@@ -164,13 +166,13 @@ _EVENT = struct.Struct("=IBBHQii")
 
 
 def _fanotify_ns(loop: _kernel.Worker, folder: Path) -> float:
-    libc = C.CDLL(None, use_errno=True)
-    libc.fanotify_mark.argtypes = [C.c_int, C.c_uint, C.c_uint64, C.c_int, C.c_char_p]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
     fd = libc.fanotify_init(_FAN_CLASS_CONTENT | _FAN_CLOEXEC, os.O_RDONLY | os.O_CLOEXEC)
     if fd < 0:
-        raise OSError(C.get_errno(), "fanotify_init")
+        raise OSError(ctypes.get_errno(), "fanotify_init")
     if libc.fanotify_mark(fd, _FAN_MARK_ADD, _FAN_OPEN_PERM | _FAN_EVENT_ON_CHILD, -100, os.fsencode(folder)):
-        raise OSError(C.get_errno(), "fanotify_mark")
+        raise OSError(ctypes.get_errno(), "fanotify_mark")
     stop = threading.Event()
 
     def answer() -> None:

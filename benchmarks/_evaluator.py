@@ -14,10 +14,46 @@ from agentmon.policy.fast import FastEvaluator
 from benchmarks import _kernel
 from benchmarks._common import Goal, Report, percentile
 
-WORDS = (
-    "core util api model view test data config parse lexer token index cache store client server proto build tool"
-    " main base common async stream buffer event queue graph node edge table schema query plan rule match path glob"
-).split()
+WORDS = [
+    "core",
+    "util",
+    "api",
+    "model",
+    "view",
+    "test",
+    "data",
+    "config",
+    "parse",
+    "lexer",
+    "token",
+    "index",
+    "cache",
+    "store",
+    "client",
+    "server",
+    "proto",
+    "build",
+    "tool",
+    "main",
+    "base",
+    "common",
+    "async",
+    "stream",
+    "buffer",
+    "event",
+    "queue",
+    "graph",
+    "node",
+    "edge",
+    "table",
+    "schema",
+    "query",
+    "plan",
+    "rule",
+    "match",
+    "path",
+    "glob",
+]
 DISTINCT = 60_000
 
 
@@ -25,13 +61,13 @@ def paths(number: int, seed: int = 1) -> list[bytes]:
     """Distinct paths as an agent's session opens them: sources, dependencies, libraries, caches; in no order."""
     rng = random.Random(seed)
     roots = (
-        ("/home/dev/project/src", 30, "py c h rs ts".split()),
-        ("/home/dev/project/node_modules", 30, "js json map".split()),
+        ("/home/dev/project/src", 30, ["py", "c", "h", "rs", "ts"]),
+        ("/home/dev/project/node_modules", 30, ["js", "json", "map"]),
         ("/home/dev/project/.git/objects", 10, [""]),
-        ("/usr/lib/python3/dist-packages", 15, "py pyc so".split()),
+        ("/usr/lib/python3/dist-packages", 15, ["py", "pyc", "so"]),
         ("/usr/include", 8, ["h"]),
         ("/home/dev/.cache/pip", 4, ["whl", ""]),
-        ("/tmp/build", 3, "o d".split()),
+        ("/tmp/build", 3, ["o", "d"]),
     )
     directories: dict[str, list[str]] = {}
     for root, weight, _ in roots:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes as C
+import ctypes
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -102,7 +102,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends it."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(30)
@@ -123,7 +124,7 @@ def statistics_on() -> Iterator[None]:
     """Run-time statistics of all BPF programs (BPF_ENABLE_STATS, include/uapi/linux/bpf.h), while it lasts."""
     fd = library().bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
     if fd < 0:
-        raise OSError(C.get_errno(), "cannot enable the run-time statistics of BPF programs")
+        raise OSError(ctypes.get_errno(), "cannot enable the run-time statistics of BPF programs")
     try:
         yield
     finally:
@@ -133,15 +134,15 @@ def statistics_on() -> Iterator[None]:
 class Cost:
     """Run time and number of runs of each attached program."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, pin_directory: Path) -> None:
         lib = library()
         self._fds: dict[str, int] = {}
-        for link in sorted((monitor.pin_directory / "links").iterdir()):
+        for link in sorted((pin_directory / "links").iterdir()):
             fd = lib.bpf_obj_get(str(link).encode())
             number = _field(fd, "prog_id") if fd >= 0 else None
             os.close(fd)
             if number is not None:
-                self._fds[link.name] = lib.bpf_prog_get_fd_by_id(C.c_uint32(number))
+                self._fds[link.name] = lib.bpf_prog_get_fd_by_id(ctypes.c_uint32(number))
 
     def read(self) -> dict[str, tuple[int, int]]:
         """Program -> (nanoseconds, runs) so far."""
@@ -150,6 +151,14 @@ class Cost:
             for name, fd in self._fds.items()
             if fd >= 0
         }
+
+    def verified(self) -> dict[str, int]:
+        """Program -> instructions that the verifier went through."""
+        return {name: _field(fd, "verified_insns") or 0 for name, fd in self._fds.items() if fd >= 0}
+
+    def total_ns(self) -> int:
+        """Nanoseconds of all programs so far."""
+        return sum(ns for ns, _ in self.read().values())
 
     def close(self) -> None:
         """Forgets the programs."""

@@ -72,9 +72,7 @@ def _config(folder: Path) -> Config:
     state = folder / "state"
     state.mkdir(exist_ok=True)
     return Config(
-        daemon=DaemonConfig(
-            socket=state / "control.sock", state=state, audit=state / "audit.db", pins=_kernel.pins()
-        )
+        daemon=DaemonConfig(socket=state / "control.sock", state=state, audit=state / "audit.db", pins=_kernel.pins())
     )
 
 
@@ -84,7 +82,7 @@ class Service:
 
     pid: int
     socket: Path
-    config: Path
+    pins: Path
     ready_s: float  # from exec to READY=1
 
     def memory_kb(self, name: str = "VmRSS") -> int:
@@ -124,7 +122,8 @@ def service() -> Iterator[Service]:
         try:
             while b"READY=1" not in notify.recv(4096):
                 pass
-            yield Service(daemon.pid, folder / "control.sock", config, time.perf_counter() - start)
+            ready_s = time.perf_counter() - start
+            yield Service(daemon.pid, folder / "control.sock", next(Path(pins).iterdir()), ready_s)
         except TimeoutError:
             daemon.kill()
             errors = daemon.stderr.read().decode(errors="replace")[-500:] if daemon.stderr else ""

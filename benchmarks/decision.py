@@ -6,8 +6,8 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from benchmarks import _cost, _evaluator, _service
-from benchmarks._common import Report, arguments, finish, host
+from benchmarks import _cost, _evaluator, _guest, _service
+from benchmarks._common import NOT_TIMED, Report, arguments, finish, host
 
 PARTS = {
     "kernel": _cost.kernel_cost,
@@ -19,9 +19,21 @@ PARTS = {
 }
 
 
+def guest(report: Report, kernel: str) -> None:
+    """The LSM tier in a guest."""
+    report.results[f"LSM tier, Linux {kernel}, emulated"] = _guest.of_kernel(kernel)
+
+
 def main() -> int:
     """Run all parts, or those asked for by ``--only``."""
     parser = arguments("what one decision costs, in the kernel and in the daemon; parts: " + ", ".join(PARTS))
+    parser.add_argument(
+        "--vm",
+        action="append",
+        default=[],
+        metavar="KERNEL",
+        help="ratios of the LSM tier in an emulated guest: 6.1, 6.12",
+    )
     args = parser.parse_args()
     unknown = set(args.only) - set(PARTS)
     if unknown:
@@ -31,9 +43,10 @@ def main() -> int:
     for name, part in PARTS.items():
         if not args.only or name in args.only:
             report.attempt(name, partial(part, rounds=args.rounds))
-    report.results["LSM tier"] = (
-        "not timed: this host has no BPF LSM, and time under emulation says nothing; the figures are the react tier's"
-    )
+    if facts["tier"] != "lsm":
+        report.results["LSM tier"] = NOT_TIMED + "; its ratios and instruction counts: `--vm 6.12`"
+    for kernel in args.vm:
+        report.attempt(f"LSM tier, Linux {kernel}", partial(guest, kernel=kernel))
     return finish(report, facts, as_json=args.json)
 
 

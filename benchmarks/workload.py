@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,10 +18,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import _service
-from benchmarks._common import Goal, Report, arguments, compile_c, finish, host, say, signed_rank, spread, summary
+from benchmarks import _kernel, _service
+from benchmarks._common import (
+    NOT_TIMED,
+    Goal,
+    Report,
+    arguments,
+    compile_c,
+    finish,
+    host,
+    say,
+    signed_rank,
+    spread,
+    summary,
+)
 
-ROUNDS = 15
+ROUNDS = 8
+REPEATS = 3
 CONDITIONS = ("pristine", "loaded", "enrolled")
 
 
@@ -63,11 +74,11 @@ git checkout -qb other HEAD~6 && git checkout -q - && git grep -q 150
 
 
 def pytest_work(folder: Path) -> Work:
-    """pytest on a package of 40 modules with 400 tests."""
+    """pytest on a package of 20 modules with 200 tests."""
     package = folder / "package"
     package.mkdir()
     (folder / "conftest.py").write_text("")
-    for number in range(40):
+    for number in range(20):
         body = "".join(f"def f{n}(x):\n    return sum(range(x * {n + 1} + 2000))\n\n\n" for n in range(10))
         (package / f"module{number:02}.py").write_text(body)
         calls = "".join(
@@ -84,7 +95,7 @@ def c_work(folder: Path) -> Work:
     """A C build of 12 files, one compiler call each, and a link."""
     for number in range(12):
         body = "".join(
-            f"int f{number}_{n}(int x) {{ char b[64]; snprintf(b, sizeof b, \"%d\", x); return atoi(b) * {n}; }}\n"
+            f'int f{number}_{n}(int x) {{ char b[64]; snprintf(b, sizeof b, "%d", x); return atoi(b) * {n}; }}\n'
             for n in range(40)
         )
         (folder / f"unit{number}.c").write_text(
@@ -106,7 +117,11 @@ def storm_work(folder: Path) -> Work:
         path = folder / "files" / f"d{number % 20:02}" / f"f{number:04}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("some text\n")
-    return Work("system-call storm", ["sh", "-c", "for i in 1 2 3 4; do grep -r nothing files; find files -size +1M; done; true"], goals=False)
+    return Work(
+        "system-call storm",
+        ["sh", "-c", "for i in 1 2 3 4; do grep -r nothing files; find files -size +1M; done; true"],
+        goals=False,
+    )
 
 
 def open_work(folder: Path) -> Work:
@@ -130,7 +145,7 @@ WORKS: dict[str, Callable[[Path], Work]] = {
 def run(work: Work, folder: Path, daemon: _service.Service | None = None) -> Taken:
     """Runs it once in a child that waits until it is enrolled (with a daemon) or released (without)."""
     gate_read, gate_write = os.pipe()
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115  # outlives the fork
     pid = os.fork()
     if not pid:
         try:
@@ -166,44 +181,71 @@ def run(work: Work, folder: Path, daemon: _service.Service | None = None) -> Tak
 def measure(report: Report, name: str, rounds: int) -> None:
     """One kind of work, all conditions."""
     taken: dict[str, list[Taken]] = {c: [] for c in CONDITIONS}
+    inside: list[float] = []
     with tempfile.TemporaryDirectory(prefix="agentmon-bench-", dir="/tmp") as temporary:
         folder = Path(temporary)
         work = WORKS[name](folder)
         run(work, folder)
         for number in range(rounds):
             if number % 2:
-                taken["pristine"].append(run(work, folder))
+                taken["pristine"].append(_best([run(work, folder) for _ in range(REPEATS)]))
             with _service.service() as daemon:
-                first, second = (None, daemon) if number // 2 % 2 else (daemon, None)
-                for enrolled in (first, second):
-                    taken["enrolled" if enrolled else "loaded"].append(run(work, folder, enrolled))
+                pairs = [(run(work, folder), run(work, folder, daemon)) for _ in range(REPEATS)]
+                taken["loaded"].append(_best([loaded for loaded, _ in pairs]))
+                taken["enrolled"].append(_best([enrolled for _, enrolled in pairs]))
+                inside.append(_inside_percent(work, folder, daemon))
             if not number % 2:
-                taken["pristine"].append(run(work, folder))
-    _conclude(report, work, taken)
+                taken["pristine"].append(_best([run(work, folder) for _ in range(REPEATS)]))
+    _conclude(report, work, taken, inside)
 
 
-def _conclude(report: Report, work: Work, taken: dict[str, list[Taken]]) -> None:
+def _best(runs: list[Taken]) -> Taken:
+    """The least of a few runs: what other processes on the host do only ever adds."""
+    return Taken(min(r.wall_s for r in runs), min(r.cpu_s for r in runs))
+
+
+def _inside_percent(work: Work, folder: Path, daemon: _service.Service) -> float:
+    """Time inside agentmon's programs in percent of the work's CPU time, both by the kernel's own statistics.
+
+    Not disturbed by other load, except that what other processes spend in the programs is counted too. Without the
+    kernel's cost of entering a tracepoint, and with the statistics' own two readings of the clock a run.
+    """
+    with _kernel.statistics_on():
+        cost = _kernel.Cost(daemon.pins)
+        before = cost.total_ns()
+        taken = run(work, folder, daemon)
+        spent = cost.total_ns() - before
+        cost.close()
+    return spent / (taken.cpu_s * 1e9) * 100
+
+
+def _conclude(report: Report, work: Work, taken: dict[str, list[Taken]], inside: list[float]) -> None:
     figures: dict[str, object] = {f"{c}, wall s": summary([t.wall_s for t in taken[c]]) for c in CONDITIONS}
     figures |= {f"{c}, CPU s": summary([t.cpu_s for t in taken[c]]) for c in CONDITIONS}
+    figures["of each round"] = f"the best of {REPEATS} runs"
     for condition, limit in (("loaded", 1), ("enrolled", 3)):
+        found = {}
         for clock in ("wall", "cpu"):
             base = [getattr(t, f"{clock}_s") for t in taken["pristine"]]
             with_it = [getattr(t, f"{clock}_s") for t in taken[condition]]
             percent = [(b / a - 1) * 100 for a, b in zip(base, with_it, strict=True)]
-            found = spread(percent)
+            found[clock] = spread(percent)
             figures[f"{condition}, {clock} overhead %"] = summary(percent)
             figures[f"{condition}, {clock} overhead of the least %"] = round((min(with_it) / min(base) - 1) * 100, 2)
             figures[f"{condition}, {clock} p"] = signed_rank(base, with_it)
-            if work.goals and clock == "wall":
-                report.goals.append(
-                    Goal(
-                        f"{work.name}, overhead {'enrolled' if condition == 'enrolled' else 'not enrolled'}",
-                        round(statistics.median(percent), 2),
-                        "%",
-                        limit,
-                        note=f"95 % interval {found.low:.2f} to {found.high:.2f}",
-                    )
+        if work.goals:
+            # the clock that makes us look worse: each is disturbed by other load in its own way
+            clock, worse = max(found.items(), key=lambda item: item[1].median)
+            report.goals.append(
+                Goal(
+                    f"{work.name}, overhead {'enrolled' if condition == 'enrolled' else 'not enrolled'}",
+                    round(worse.median, 2),
+                    "%",
+                    limit,
+                    note=f"{clock} time, 95 % interval {worse.low:.2f} to {worse.high:.2f}",
                 )
+            )
+    figures["enrolled, inside agentmon's programs % of CPU"] = summary(inside)
     report.results[work.name] = figures
 
 
@@ -222,9 +264,8 @@ def main() -> int:
     for name in WORKS:
         if not args.only or name in args.only:
             report.attempt(name, partial(measure, name=name, rounds=args.rounds or ROUNDS))
-    report.results["LSM tier"] = (
-        "not timed: this host has no BPF LSM, and time under emulation says nothing; the figures are the react tier's"
-    )
+    if facts["tier"] != "lsm":
+        report.results["LSM tier"] = NOT_TIMED
     return finish(report, facts, as_json=args.json)
 
 
