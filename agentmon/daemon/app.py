@@ -38,7 +38,7 @@ POLL_S = 0.1
 RECONCILE_S = 2.0
 #: An embedded daemon that nobody uses ends after this long.
 EMBEDDED_GRACE_S = 1.0
-READ_LIMIT = 10_000
+READ_LIMIT = 2_000
 
 
 class Daemon:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Collection, Iterator
@@ -63,9 +62,7 @@ class Monitor:
         self._pins = pins
         self._states = states
         self._maps = open_maps(pins.maps, _MAPS)
-        arena = self._maps["arena"]
-        self._arena = mmap.mmap(arena.fd, arena.value_size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self.tables = Tables(self._maps, memoryview(self._arena))
+        self.tables = Tables(self._maps)
         self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
         self._serial = max((s for _, _, s in self._session_values().values()), default=0)
 
@@ -286,8 +283,6 @@ class Monitor:
     def close(self) -> None:
         """Forgets descriptors and mappings. The pins go on enforcing."""
         self._ring.close()
-        self.tables.close()
-        self._arena.close()
         for item in self._maps.values():
             item.close()
         self._maps.clear()

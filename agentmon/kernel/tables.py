@@ -8,6 +8,7 @@ no program can still be reading them.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
 import time
@@ -84,11 +85,10 @@ class Installed:
 class Tables:
     """The kernel's policy tables. Not thread-safe."""
 
-    def __init__(self, maps: dict[str, Map], arena: memoryview) -> None:
+    def __init__(self, maps: dict[str, Map]) -> None:
         self._maps = maps
-        self._arena = arena
         self._installed: dict[int, Installed] = {}
-        self._trans = Space(0, len(arena) // 2)
+        self._trans = Space(0, maps["arena"].value_size // 2)
         self._accepts = Space(0, MAX_ACCEPTS)
         self._lists = Space(0, MAX_LISTS)
         self._generation = 0
@@ -150,7 +150,7 @@ class Tables:
         prefixes = tuple(_net_key(slot, p.address, p.length_bits) for p in policy.net)
         pins: list[bytes] = []
         try:
-            self._arena[2 * trans : 2 * (trans + words)] = memoryview(policy.transitions).cast("B")
+            self._write_arena(2 * trans, memoryview(policy.transitions).cast("B"))
             for i, accept in enumerate(policy.accepts):
                 self._maps["accepts"].update(
                     U32.pack(accepts + i), ACCEPT.pack(accept.sticky, accept.exe_tags, *accept.lists)
@@ -206,9 +206,12 @@ class Tables:
         """Slot -> generation of every installed policy."""
         return {slot: i.generation for slot, i in self._installed.items()}
 
-    def close(self) -> None:
-        """Lets go of the mapped automaton table."""
-        self._arena.release()
+    def _write_arena(self, at: int, data: memoryview) -> None:
+        """Maps what is written for as long as that takes: mapped for good, the table would count as ours in memory."""
+        start = at & -mmap.PAGESIZE
+        end = at + len(data)
+        with mmap.mmap(self._maps["arena"].fd, end - start, mmap.MAP_SHARED, offset=start) as part:
+            part[at - start :] = data
 
     def _clear(self, prefixes: tuple[bytes, ...], pins: tuple[bytes, ...] | list[bytes]) -> None:
         for key in prefixes:
