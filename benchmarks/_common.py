@@ -230,9 +230,8 @@ def finish(report: Report, facts: dict[str, Any], *, as_json: bool) -> int:
         print(json.dumps(line))
         return 1 if report.missing else 0
     load = facts["load_average"][0]
-    print(
-        f"{report.bench}: {facts['cpu']}, {facts['cpus']} CPUs, Linux {facts['kernel']}, {facts['tier']} tier, load {load}"
-    )
+    machine = f"{facts['cpu']}, {facts['cpus']} CPUs, Linux {facts['kernel']}"
+    print(f"{report.bench}: {machine}, {facts['tier']} tier, load {load}")
     if facts["other_agentmon"] or facts["other_agentmon_at_end"]:
         print("note: another agentmon is loaded on this host; what is called pristine pays for it")
     _print_tree(report.results, 0)

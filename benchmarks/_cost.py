@@ -203,6 +203,7 @@ def throughput(report: Report, rounds: int = 0) -> None:
     """Enrolled decisions a second on one core, counted; then a flood of records, each accounted for."""
     rates: list[float] = []
     exact = True
+    again = 0
     with stage() as (folder, program, target), _kernel.loaded() as monitor:
         policy = _kernel.pack(folder)
         with _kernel.worker(program, [target], cpu=0) as loop:
@@ -214,14 +215,16 @@ def throughput(report: Report, rounds: int = 0) -> None:
                     after = monitor.counters()
                     rates.append(done / ns * 1e9)
                     told = sum(1 for e in monitor.read(1_000_000) if getattr(e, "object", b"") == bytes(target))
-                # every open is a decision; the first of an object is told, the repeated ones are not
                 exact &= after["decisions"] - before["decisions"] == done
-                exact &= told + after["ring_lost"] - before["ring_lost"] == 1
+                # told once; an entry of `seen` that was evicted means once more, never once less
+                exact &= told + after["ring_lost"] - before["ring_lost"] >= 1
+                again += told - 1
         flood = _flood(monitor, program, folder)
     exact &= bool(flood["accounted for"])
     report.results["enrolled decisions"] = {
         "a second on one core": summary(rates),
-        "every open counted, told once": exact,
+        "every open counted and told": exact,
+        "told again after an eviction": again,
         "flood, each decision a record": flood,
     }
     report.goals += [

@@ -114,6 +114,7 @@ def worker(program: Path, files: Sequence[Path], *, cpu: int = -1, prefix: Seque
     """A worker for a while."""
     started = Worker(program, files, cpu=cpu, prefix=prefix)
     try:
+        started.ask("stat", 1)  # its program is loaded: none of that is counted later
         yield started
     finally:
         started.close()
