@@ -22,20 +22,20 @@ enum special_kfunc_type___am {
 	KF_bpf_rdonly_cast___am,
 };
 
-#define am_have_cast()                                                                             \
+#define am_have_cast() \
 	bpf_core_enum_value_exists(enum special_kfunc_type___am, KF_bpf_rdonly_cast___am)
 
 #define am_cast(type, ptr) ((type *)bpf_rdonly_cast((ptr), bpf_core_type_id_kernel(type)))
 
 /* Reads one field of an object known only by its address; a fault reads as zero. */
-#define am_load(type, ptr, field)                                                                  \
-	({                                                                                         \
-		typeof(((type *)0)->field) __v;                                                    \
-		if (am_have_cast())                                                                \
-			__v = am_cast(type, (void *)(ptr))->field;                                 \
-		else                                                                               \
-			bpf_core_read(&__v, sizeof(__v), &((type *)(ptr))->field);                 \
-		__v;                                                                               \
+#define am_load(type, ptr, field)                                                  \
+	({                                                                         \
+		typeof(((type *)0)->field) __v;                                    \
+		if (am_have_cast())                                                \
+			__v = am_cast(type, (void *)(ptr))->field;                 \
+		else                                                               \
+			bpf_core_read(&__v, sizeof(__v), &((type *)(ptr))->field); \
+		__v;                                                               \
 	})
 
 /* Linux 6.1 forgets the bounds of a 32-bit AND when the value is spilled: mask in 64 bits, opaquely to clang. */

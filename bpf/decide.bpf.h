@@ -126,7 +126,8 @@ static __always_inline void kill_current(void)
 }
 
 /* Whether a plain allowed use of this object by this session was reported before; remembers it. */
-static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u32 dev, __u32 op_rule)
+static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u32 dev,
+					__u32 op_rule)
 {
 	struct am_seen_key k = {.ino = ino, .serial = a->serial, .dev = dev, .op_rule = op_rule};
 	__u32 one = 1;
@@ -256,7 +257,8 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
  * The record of a verdict without a path: no scratch slot, or no session. Not inlined: its 104 bytes would count in
  * every call chain of the hook, and 512 is all there is.
  */
-static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 verdict, __u32 reason, __u32 flags)
+static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 verdict, __u32 reason,
+				   __u32 flags)
 {
 	struct am_decision d = {};
 
@@ -270,7 +272,8 @@ static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 ver
 }
 
 /* Without a scratch slot or a session: the severest verdict of the operations, at least `floor`. */
-static __always_inline __u32 fallback(const struct am_actor *a, __u32 ops, __u32 floor, __u32 reason, __u32 flags)
+static __always_inline __u32 fallback(const struct am_actor *a, __u32 ops, __u32 floor,
+				      __u32 reason, __u32 flags)
 {
 	__u32 id = a->policy, worst = floor, which = 0;
 	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
@@ -311,8 +314,8 @@ static __always_inline void inode_of(struct am_job *job, __u64 inode)
  * Returns the verdict (enum am_action). Cannot tell: the severest verdict of the operations.
  * `stop`: this tier cannot refuse, so deny means SIGKILL as well.
  */
-static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mnt, __u64 dentry, __u64 inode,
-					 __u32 flags, bool stop)
+static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mnt, __u64 dentry,
+					 __u64 inode, __u32 flags, bool stop)
 {
 	struct am_job *job;
 	__u32 slot = 0, why, verdict;
@@ -335,7 +338,8 @@ static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mn
 		inode_of(job, inode);
 		why = walk(slot, AM_PATH_END);
 		if (why == AM_PATH_UNSTABLE)
-			job->off = AM_PATH_END; /* no path rather than a part of one that never was */
+			job->off =
+				AM_PATH_END; /* no path rather than a part of one that never was */
 		count_reason(why);
 		verdict = judge(slot, why);
 		if (verdict == AM_KILL || (stop && verdict >= AM_HOLD))

@@ -50,21 +50,21 @@ enum am_action { AM_ALLOW = 0, AM_AUDIT = 1, AM_HOLD = 2, AM_DENY = 3, AM_KILL =
 enum am_reason {
 	AM_BY_RULE = 0,
 	AM_BY_DEFAULT = 1,
-	AM_PATH_TOO_LONG = 2,	/* longer than 4,095 bytes: severest verdict of the operation */
+	AM_PATH_TOO_LONG = 2, /* longer than 4,095 bytes: severest verdict of the operation */
 	AM_PATH_UNREACHABLE = 3, /* disconnected or detached mount: severest verdict */
-	AM_PATH_UNSTABLE = 4,	/* renamed under the walk, again and again: severest verdict */
-	AM_NO_SCRATCH = 5,	/* no free scratch slot: severest verdict */
-	AM_NO_STATE = 6,	/* the process table is full or its session is gone: denied */
-	AM_BAD_FAMILY = 7,	/* a socket family that no rule can judge: severest verdict of connect */
-	AM_FOREIGN_ABI = 8,	/* a system call ABI that this tier does not decode: killed */
-	AM_RING_OPEN = 9,	/* io_uring opens a file where the tier cannot judge it: killed */
+	AM_PATH_UNSTABLE = 4, /* renamed under the walk, again and again: severest verdict */
+	AM_NO_SCRATCH = 5, /* no free scratch slot: severest verdict */
+	AM_NO_STATE = 6, /* the process table is full or its session is gone: denied */
+	AM_BAD_FAMILY = 7, /* a socket family that no rule can judge: severest verdict of connect */
+	AM_FOREIGN_ABI = 8, /* a system call ABI that this tier does not decode: killed */
+	AM_RING_OPEN = 9, /* io_uring opens a file where the tier cannot judge it: killed */
 };
 
 enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };
 
 enum am_kind {
 	AM_DECISION = 1, /* struct am_decision, then object_size bytes */
-	AM_PROCESS = 2,	 /* struct am_process */
+	AM_PROCESS = 2, /* struct am_process */
 };
 
 struct am_header {
@@ -79,11 +79,11 @@ struct am_header {
 	__u32 generation; /* of the policy that decided */
 };
 
-#define AM_F_KILLED	1 /* the process was sent SIGKILL */
-#define AM_F_SCRIPT	2 /* react tier: the name of a script as the caller gave it, not resolved */
-#define AM_F_CREATED	4 /* the open created the file */
-#define AM_F_PINNED	8 /* matched by device, inode and generation, not by its path */
-#define AM_F_CONNECTED	16 /* send: on a connected socket, judged by its peer */
+#define AM_F_KILLED 1 /* the process was sent SIGKILL */
+#define AM_F_SCRIPT 2 /* react tier: the name of a script as the caller gave it, not resolved */
+#define AM_F_CREATED 4 /* the open created the file */
+#define AM_F_PINNED 8 /* matched by device, inode and generation, not by its path */
+#define AM_F_CONNECTED 16 /* send: on a connected socket, judged by its peer */
 
 /* One verdict. The object follows: the path without a NUL, or struct am_address. */
 struct am_decision {

@@ -27,11 +27,14 @@ char LICENSE[] SEC("license") = "GPL";
 #define EPERM 1
 #define FMODE_READ 1
 #define FMODE_WRITE 2
-#define FMODE_CREATED 0x100000 /* include/linux/fs.h: the open made the file; judged in path_mknod */
-#define FMODE_BACKING 0x2000000 /* Linux 6.8: the lower file of an overlay; the upper one was judged */
+#define FMODE_CREATED \
+	0x100000 /* include/linux/fs.h: the open made the file; judged in path_mknod */
+#define FMODE_BACKING \
+	0x2000000 /* Linux 6.8: the lower file of an overlay; the upper one was judged */
 #define O_TRUNC 01000
 #define O_TMPFILE 020000000
-#define FMODE_EXEC 0x20 /* __FMODE_EXEC in f_flags: opened to be run, judged in bprm_check_security */
+#define FMODE_EXEC \
+	0x20 /* __FMODE_EXEC in f_flags: opened to be run, judged in bprm_check_security */
 #define MSG_FASTOPEN 0x20000000
 
 /* Returns: -EPERM for a verdict that blocks, else 0; as two constants, Linux 6.12 rejects the negation that clang makes. */
@@ -78,7 +81,8 @@ int BPF_PROG(exec_check, struct linux_binprm *bprm)
 {
 	struct file *f = bprm->file;
 
-	return judge_path(1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0);
+	return judge_path(1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
+			  (__u64)f->f_inode, 0);
 }
 
 SEC("lsm/file_open")
@@ -138,9 +142,11 @@ int BPF_PROG(link_check, struct dentry *old, struct path *dir, struct dentry *d)
 }
 
 SEC("lsm/path_rename")
-int BPF_PROG(rename_check, struct path *old_dir, struct dentry *old, struct path *dir, struct dentry *d)
+int BPF_PROG(rename_check, struct path *old_dir, struct dentry *old, struct path *dir,
+	     struct dentry *d)
 {
-	int err = judge_path(AM_READ_WRITE, (__u64)old_dir->mnt, (__u64)old, (__u64)old->d_inode, 0);
+	int err =
+		judge_path(AM_READ_WRITE, (__u64)old_dir->mnt, (__u64)old, (__u64)old->d_inode, 0);
 
 	if (err)
 		return err;
@@ -177,7 +183,8 @@ struct any_address {
  * Reads a kernel copy of a socket address. False: not an internet address. IPv4 UDP takes
  * AF_UNSPEC for AF_INET in sendto (net/ipv4/udp.c), so a send must too.
  */
-static __always_inline bool read_address(struct am_address *to, const void *from, int len, bool unspec_is_v4)
+static __always_inline bool read_address(struct am_address *to, const void *from, int len,
+					 bool unspec_is_v4)
 {
 	struct any_address x = {};
 

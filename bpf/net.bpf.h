@@ -37,7 +37,8 @@ static __always_inline void fold6(struct am_address *to, const __u32 a[4])
 	__u32 last = a[3];
 
 	if (!a[0] && !a[1] && !a[3] && (!a[2] || a[2] == bpf_htonl(0xffff)))
-		last = a[2] ? bpf_htonl(0x7f000001) : bpf_htonl(1); /* :: and ::ffff:0.0.0.0 are loopback too */
+		last = a[2] ? bpf_htonl(0x7f000001)
+			    : bpf_htonl(1); /* :: and ::ffff:0.0.0.0 are loopback too */
 	__builtin_memcpy(to->addr, a, 12);
 	__builtin_memcpy(to->addr + 12, &last, 4);
 }
@@ -48,8 +49,9 @@ struct am_net_record {
 	struct am_address to;
 };
 
-static __always_inline void report_net(const struct am_actor *a, const struct am_address *to, __u32 op, __u32 verdict,
-				       __u32 rule, __u32 reason, __u32 flags)
+static __always_inline void report_net(const struct am_actor *a, const struct am_address *to,
+				       __u32 op, __u32 verdict, __u32 rule, __u32 reason,
+				       __u32 flags)
 {
 	struct am_net_record r = {};
 	__u64 low, high;
@@ -81,7 +83,8 @@ static __always_inline void kill_from_net_hook(const struct am_actor *a)
 }
 
 /* Decides connect or send. Returns the verdict; SIGKILL is sent for kill. */
-static __always_inline __u32 decide_net(struct am_actor *a, __u32 op, const struct am_address *to, __u32 flags)
+static __always_inline __u32 decide_net(struct am_actor *a, __u32 op, const struct am_address *to,
+					__u32 flags)
 {
 	struct am_net_key k = {.prefixlen = 32 + 128, .policy = bpf_htonl(a->policy)};
 	__u32 id = a->policy, verdict, rule = AM_NO_RULE, reason = AM_BY_DEFAULT;
@@ -136,7 +139,8 @@ static __always_inline bool judgeable(int family, int type, int protocol)
 	if (type == AM_SOCK_STREAM)
 		return protocol == 0 || protocol == AM_IPPROTO_TCP || protocol == AM_IPPROTO_MPTCP;
 	if (type == AM_SOCK_DGRAM)
-		return protocol == 0 || protocol == AM_IPPROTO_UDP || protocol == AM_IPPROTO_UDPLITE;
+		return protocol == 0 || protocol == AM_IPPROTO_UDP ||
+		       protocol == AM_IPPROTO_UDPLITE;
 	return false;
 }
 

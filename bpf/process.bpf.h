@@ -12,8 +12,9 @@
 /* Forks that may be under way at once between the check in task_alloc and the insertion. */
 #define AM_FORK_SLACK 512
 
-static __always_inline void send_process(__u32 what, const struct am_proc_key *k, const struct am_proc *p, __u32 ppid,
-					 __u64 parent_start, __s32 code)
+static __always_inline void send_process(__u32 what, const struct am_proc_key *k,
+					 const struct am_proc *p, __u32 ppid, __u64 parent_start,
+					 __s32 code)
 {
 	struct am_process e = {};
 	struct am_session *s;

@@ -23,13 +23,23 @@ char LICENSE[] SEC("license") = "GPL";
 #define FMODE_CREATED 0x100000
 #define O_TRUNC 01000
 #define O_TMPFILE 020000000
-#define TS_COMPAT 2		 /* arch/x86/include/asm/thread_info.h: a 32-bit system call is under way */
+#define TS_COMPAT 2   /* arch/x86/include/asm/thread_info.h: a 32-bit system call is under way */
 #define X32_BIT 0x40000000
 #define IORING_OP_OPENAT 18
 #define IORING_OP_OPENAT2 28
 #define IORING_OP_SOCKET 45
 
-enum call { CALL_OTHER, CALL_OPEN, CALL_CREAT, CALL_OPENAT, CALL_OPENAT2, CALL_HANDLE, CALL_SOCKET, CALL_FORK, CALL_NET };
+enum call {
+	CALL_OTHER,
+	CALL_OPEN,
+	CALL_CREAT,
+	CALL_OPENAT,
+	CALL_OPENAT2,
+	CALL_HANDLE,
+	CALL_SOCKET,
+	CALL_FORK,
+	CALL_NET
+};
 
 /* arch/x86/entry/syscalls/syscall_64.tbl; x32 has the same numbers with a bit set */
 static __always_inline enum call call64(long nr)
@@ -161,7 +171,8 @@ static __always_inline void judge_open(struct task_struct *t, long fd, __u64 ask
 	if (!ops)
 		return;
 	decide_path(&a, ops, (__u64)mnt, (__u64)am_load(struct file, f, f_path.dentry),
-		    (__u64)am_load(struct file, f, f_inode), mode & FMODE_CREATED ? AM_F_CREATED : 0, true);
+		    (__u64)am_load(struct file, f, f_inode),
+		    mode & FMODE_CREATED ? AM_F_CREATED : 0, true);
 }
 
 /* Families that cgroup/sock_create does not see: everything but AF_INET and AF_INET6. */
@@ -228,10 +239,11 @@ static __always_inline void judge_ring(struct io_kiocb *req)
 	if (identify(&a) != 1)
 		return;
 	/* the file is not known yet and the result is not seen here: the severest of what it may be */
-	verdict = fallback(&a,
-			   op == IORING_OP_SOCKET ? 1U << AM_CONNECT :
-						    1U << AM_READ | 1U << AM_WRITE | 1U << AM_CREATE,
-			   AM_ALLOW, AM_RING_OPEN, AM_F_KILLED);
+	verdict =
+		fallback(&a,
+			 op == IORING_OP_SOCKET ? 1U << AM_CONNECT
+						: 1U << AM_READ | 1U << AM_WRITE | 1U << AM_CREATE,
+			 AM_ALLOW, AM_RING_OPEN, AM_F_KILLED);
 	if (verdict >= AM_HOLD) {
 		count(AM_C_BLOCKED);
 		kill_current();
@@ -257,7 +269,8 @@ int BPF_PROG(ring_submit_old, struct io_kiocb *req)
  * A script's own path is gone by now: bprm->file is its interpreter, bprm->filename what the caller wrote. A plain
  * absolute or relative name is judged here; the daemon resolves it again (links, dots) and kills what this missed.
  */
-static __always_inline void judge_script(struct am_actor *a, struct task_struct *t, struct linux_binprm *bprm)
+static __always_inline void judge_script(struct am_actor *a, struct task_struct *t,
+					 struct linux_binprm *bprm)
 {
 	__u32 slot = 0, why = AM_BY_RULE;
 	struct am_job *job = claim(&slot);
@@ -330,7 +343,8 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 	}
 	if (bprm->filename != bprm->interp)
 		judge_script(&a, t, bprm);
-	decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0, true);
+	decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
+		    (__u64)f->f_inode, 0, true);
 	retag(&a, t);
 	send_execed(&a);
 	return 0;

@@ -25,14 +25,14 @@
 
 #include "events.h"
 
-#define AM_MAX_POLICIES 64	/* live policies; each costs what it needs in the shared tables */
+#define AM_MAX_POLICIES 64 /* live policies; each costs what it needs in the shared tables */
 #define AM_MAX_SESSIONS 1024
-#define AM_MAX_PROCS 16384	/* enrolled processes; when full, a fork is refused */
-#define AM_MAX_ACCEPTS 32768	/* 32 bytes each: 1 MiB */
-#define AM_MAX_LISTS 8192	/* 328 bytes each: 2.6 MiB */
-#define AM_MAX_NET 65536	/* prefixes of all policies */
+#define AM_MAX_PROCS 16384 /* enrolled processes; when full, a fork is refused */
+#define AM_MAX_ACCEPTS 32768 /* 32 bytes each: 1 MiB */
+#define AM_MAX_LISTS 8192 /* 328 bytes each: 2.6 MiB */
+#define AM_MAX_NET 65536 /* prefixes of all policies */
 #define AM_MAX_PINS 16384
-#define AM_LIST_LEN 8		/* a ninth is a compile error that names the rules */
+#define AM_LIST_LEN 8  /* a ninth is a compile error that names the rules */
 #define AM_NET_LEN 16
 #define AM_STICKY_BITS 64
 #define AM_ACCEPT_NONE 64
@@ -43,7 +43,7 @@ struct am_entry {
 	__u8 pad[5];
 	__u64 sticky_any; /* 0: no condition; else one of these bits must be set */
 	__u64 sticky_not; /* none of these may be set (except:) */
-	__u64 exe_any;	  /* 0: no condition; else the process must carry one of these exe tags */
+	__u64 exe_any;   /* 0: no condition; else the process must carry one of these exe tags */
 	__u64 exe_not;
 };
 
@@ -54,9 +54,9 @@ struct am_list {
 };
 
 struct am_accept {
-	__u64 sticky;		   /* set on entering a state with this id */
-	__u64 exe_tags;		   /* carried by a process that runs a program matched here */
-	__u16 list[AM_PATH_OPS];   /* per operation; 0 is the empty list */
+	__u64 sticky;     /* set on entering a state with this id */
+	__u64 exe_tags;	/* carried by a process that runs a program matched here */
+	__u16 list[AM_PATH_OPS];	 /* per operation; 0 is the empty list */
 };
 
 struct am_policy {
@@ -75,7 +75,7 @@ struct am_policy {
 
 struct am_net_key {
 	__u32 prefixlen; /* bits of what follows: 32 + prefix */
-	__u32 policy;	 /* slot, big endian: LPM compares from the first byte */
+	__u32 policy;  /* slot, big endian: LPM compares from the first byte */
 	__u8 addr[16];
 };
 
@@ -104,8 +104,8 @@ struct am_pin_key {
 
 /* Value of `pins`: an accept id, relative to the policy's accept_base. */
 
-#define AM_S_LIVE	1
-#define AM_S_DOOMED	2 /* every operation is denied, every process killed at its next one */
+#define AM_S_LIVE 1
+#define AM_S_DOOMED 2 /* every operation is denied, every process killed at its next one */
 
 struct am_session {
 	__u32 policy; /* slot */

@@ -14,7 +14,7 @@
 #include "maps.bpf.h"
 
 #define AM_SB_NOUSER (1UL << 31) /* include/linux/fs.h: a file system that nobody can mount */
-#define AM_WALKS 16		 /* attempts at a quiet moment; each takes well under a microsecond */
+#define AM_WALKS 16   /* attempts at a quiet moment; each takes well under a microsecond */
 
 /*
  * The state of a walk lives in the scratch slot, not on the stack: pointers read back from a map
