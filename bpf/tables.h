@@ -55,7 +55,7 @@ struct am_list {
 
 struct am_accept {
 	__u64 sticky;     /* set on entering a state with this id */
-	__u64 exe_tags;	/* carried by a process that runs a program matched here */
+	__u64 exe_tags; /* carried by a process that runs a program matched here */
 	__u16 list[AM_PATH_OPS];	 /* per operation; 0 is the empty list */
 };
 

@@ -48,7 +48,9 @@ def mount_if_absent(kind: str, where: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(kind.encode(), os.fsencode(where), kind.encode(), 0, None):
         reason = os.strerror(ctypes.get_errno())
-        raise NotSupportedError(f"`{where}` is not mounted and cannot be ({reason}): run `mount -t {kind} {kind} {where}`")
+        raise NotSupportedError(
+            f"`{where}` is not mounted and cannot be ({reason}): run `mount -t {kind} {kind} {where}`"
+        )
 
 
 def cgroup2_root() -> Path:

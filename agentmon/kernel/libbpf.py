@@ -206,9 +206,7 @@ class Object:
         if not self.pointer:
             raise KernelError(f"cannot open the BPF object `{path}`: {_reason()}")
         self.programs = {p.name: p for p in map(Program, self._walk(lib.bpf_object__next_program))}
-        self._maps: dict[str, int] = {
-            lib.bpf_map__name(m).decode(): m for m in self._walk(lib.bpf_object__next_map)
-        }
+        self._maps: dict[str, int] = {lib.bpf_map__name(m).decode(): m for m in self._walk(lib.bpf_object__next_map)}
 
     def _walk(self, following: Any) -> Iterator[int]:
         item = None

@@ -44,19 +44,15 @@ def decode(record: bytes) -> Event:
             return _decision(record, time_ns, key, tid, session, generation)
         if kind == KIND_PROCESS:
             what, ppid, code, uid, parent_start_ns, comm = PROCESS.unpack_from(record, HEADER.size)
-            return ProcessEvent(
-                time_ns, key, What(what), session, ppid, parent_start_ns, uid, code, _text(comm)
-            )
+            return ProcessEvent(time_ns, key, What(what), session, ppid, parent_start_ns, uid, code, _text(comm))
     except (KeyError, ValueError, struct.error) as error:
         raise KernelError(f"kernel record of kind {kind} has a field out of range: {error}") from error
     raise KernelError(f"kernel record of unknown kind {kind}")
 
 
-def _decision(
-    record: bytes, time_ns: int, key: ProcessKey, tid: int, session: int, generation: int
-) -> Decision:
-    op, verdict, tier, flags, rule, reason, ppid, uid, tags, ino, dev, igen, comm, object_size, _ = DECISION.unpack_from(
-        record, HEADER.size
+def _decision(record: bytes, time_ns: int, key: ProcessKey, tid: int, session: int, generation: int) -> Decision:
+    op, verdict, tier, flags, rule, reason, ppid, uid, tags, ino, dev, igen, comm, object_size, _ = (
+        DECISION.unpack_from(record, HEADER.size)
     )
     if _DECISION_BYTES + object_size != len(record):
         raise KernelError(f"kernel record has an object of {object_size} bytes but is {len(record)} long")
