@@ -6,7 +6,7 @@ Works with libbpf 1.1 (Debian 12) and later. Every failure becomes a :class:`~ag
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -14,7 +14,7 @@ from typing import Any
 
 from agentmon.errors import AttachError, KernelError, NotSupportedError, VerifierError
 
-_PTR, _INT, _STR, _U32, _U64 = C.c_void_p, C.c_int, C.c_char_p, C.c_uint32, C.c_uint64
+_PTR, _INT, _STR, _U32, _U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_uint64
 
 #: name -> (result, arguments); bpf/libbpf.h and bpf.h of libbpf 1.1
 _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
@@ -28,7 +28,7 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__name": (_STR, [_PTR]),
     "bpf_program__section_name": (_STR, [_PTR]),
     "bpf_program__fd": (_INT, [_PTR]),
-    "bpf_program__set_autoload": (_INT, [_PTR, C.c_bool]),
+    "bpf_program__set_autoload": (_INT, [_PTR, ctypes.c_bool]),
     "bpf_program__attach": (_PTR, [_PTR]),
     "bpf_program__attach_cgroup": (_PTR, [_PTR, _INT]),
     "bpf_program__attach_iter": (_PTR, [_PTR, _PTR]),
@@ -39,9 +39,9 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__pin": (_INT, [_PTR, _STR]),
     "bpf_map__set_value_size": (_INT, [_PTR, _U32]),
     "bpf_map__set_max_entries": (_INT, [_PTR, _U32]),
-    "bpf_map__initial_value": (_PTR, [_PTR, C.POINTER(C.c_size_t)]),
+    "bpf_map__initial_value": (_PTR, [_PTR, ctypes.POINTER(ctypes.c_size_t)]),
     "bpf_obj_get": (_INT, [_STR]),
-    "bpf_obj_get_info_by_fd": (_INT, [_INT, _PTR, C.POINTER(_U32)]),
+    "bpf_obj_get_info_by_fd": (_INT, [_INT, _PTR, ctypes.POINTER(_U32)]),
     "bpf_map_update_elem": (_INT, [_INT, _PTR, _PTR, _U64]),
     "bpf_map_lookup_elem": (_INT, [_INT, _PTR, _PTR]),
     "bpf_map_delete_elem": (_INT, [_INT, _PTR]),
@@ -54,20 +54,20 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "btf__free": (None, [_PTR]),
 }
 
-_PRINT = C.CFUNCTYPE(_INT, _INT, _STR, _PTR)
+_PRINT = ctypes.CFUNCTYPE(_INT, _INT, _STR, _PTR)
 _LOG_LINE_BYTES = 1 << 20
 _BTF_TYPEDEF = 8  # BTF_KIND_TYPEDEF, include/uapi/linux/btf.h
 _log: list[str] = []
 
 
 @cache
-def library() -> C.CDLL:
+def library() -> ctypes.CDLL:
     """libbpf, with typed functions and its messages collected instead of printed.
 
     Raises NotSupportedError if the library is not installed.
     """
     try:
-        lib = C.CDLL("libbpf.so.1", use_errno=True)
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise NotSupportedError(
             "`libbpf.so.1` is not installed: install the package `libbpf1` (Debian, Ubuntu) or `libbpf` (Fedora)"
@@ -75,17 +75,17 @@ def library() -> C.CDLL:
     for name, (result, arguments) in _SYMBOLS.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
-    lib.libbpf_set_print(C.cast(_COLLECT, C.c_void_p))
+    lib.libbpf_set_print(ctypes.cast(_COLLECT, ctypes.c_void_p))
     return lib
 
 
-_libc = C.CDLL(None)
+_libc = ctypes.CDLL(None)
 
 
 def _collect(level: int, fmt: bytes, arguments: int) -> int:
     if level < 2:  # warnings and information, not debugging
-        line = C.create_string_buffer(_LOG_LINE_BYTES)
-        _libc.vsnprintf(line, C.c_size_t(_LOG_LINE_BYTES), fmt, C.c_void_p(arguments))
+        line = ctypes.create_string_buffer(_LOG_LINE_BYTES)
+        _libc.vsnprintf(line, ctypes.c_size_t(_LOG_LINE_BYTES), fmt, ctypes.c_void_p(arguments))
         _log.append(line.value.decode(errors="replace"))
     return 0
 
@@ -128,12 +128,12 @@ class Map:
     def update(self, key: bytes, value: bytes, flags: int = 0) -> None:
         """Sets one element. Raises KernelError (for instance when the map is full)."""
         if self._lib.bpf_map_update_elem(self.fd, key, value, flags):
-            code = C.get_errno()
+            code = ctypes.get_errno()
             raise KernelError(f"cannot write a BPF map element: {os.strerror(code)}")
 
     def lookup(self, key: bytes) -> bytes | None:
         """The element's value, or None."""
-        value = C.create_string_buffer(self.value_size)
+        value = ctypes.create_string_buffer(self.value_size)
         if self._lib.bpf_map_lookup_elem(self.fd, key, value):
             return None
         return value.raw
@@ -144,7 +144,7 @@ class Map:
 
     def keys(self, size_bytes: int) -> Iterator[bytes]:
         """Every key that is there when its turn comes; safe against removal of the one just given."""
-        following = C.create_string_buffer(size_bytes)
+        following = ctypes.create_string_buffer(size_bytes)
         key: bytes | None = None
         while self._lib.bpf_map_get_next_key(self.fd, key, following) == 0:
             key, after = following.raw, following
@@ -225,11 +225,11 @@ class Object:
 
     def set_initial(self, map_name: str, data: bytes) -> None:
         """Sets the start of a global-data section before load."""
-        size = C.c_size_t()
-        at = library().bpf_map__initial_value(self._maps[map_name], C.byref(size))
+        size = ctypes.c_size_t()
+        at = library().bpf_map__initial_value(self._maps[map_name], ctypes.byref(size))
         if not at or size.value < len(data):
             raise KernelError(f"the BPF section `{map_name}` is missing or too small")
-        C.memmove(at, data, len(data))
+        ctypes.memmove(at, data, len(data))
 
     def load(self) -> None:
         """Creates the maps and loads the programs.
@@ -238,7 +238,7 @@ class Object:
         kernel refuses the program type.
         """
         _drain_log()
-        C.set_errno(0)
+        ctypes.set_errno(0)
         failed = library().bpf_object__load(self.pointer)
         if not failed:
             return
@@ -263,14 +263,14 @@ class Object:
 
 
 def _reason() -> str:
-    code = C.get_errno()
+    code = ctypes.get_errno()
     log = " ".join(_drain_log().split())
     return f"{os.strerror(code)}" + (f" ({log[-400:]})" if log else "")
 
 
-class _MapInfo(C.Structure):
+class _MapInfo(ctypes.Structure):
     _fields_ = [(n, _U32) for n in ("type", "id", "key_size", "value_size", "max_entries", "map_flags")] + [
-        ("name", C.c_char * 16)
+        ("name", ctypes.c_char * 16)
     ]
 
 
@@ -279,9 +279,9 @@ def open_pinned_map(path: str) -> Map:
     lib = library()
     fd = lib.bpf_obj_get(path.encode())
     if fd < 0:
-        raise KernelError(f"cannot open the pinned BPF map `{path}`: {os.strerror(C.get_errno())}")
+        raise KernelError(f"cannot open the pinned BPF map `{path}`: {os.strerror(ctypes.get_errno())}")
     info = _MapInfo()
-    size = _U32(C.sizeof(info))
-    if lib.bpf_obj_get_info_by_fd(fd, C.byref(info), C.byref(size)):
-        raise KernelError(f"cannot query the pinned BPF map `{path}`: {os.strerror(C.get_errno())}")
+    size = _U32(ctypes.sizeof(info))
+    if lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+        raise KernelError(f"cannot query the pinned BPF map `{path}`: {os.strerror(ctypes.get_errno())}")
     return Map(fd, info.value_size)

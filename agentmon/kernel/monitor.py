@@ -132,7 +132,10 @@ class Monitor:
         self.tables.remove(slot)
 
     def open_session(self, policy_slot: int) -> tuple[int, int]:
-        """A new live session under an installed policy; returns (slot, serial). Raises KernelError when all are in use."""
+        """A new live session under an installed policy; returns (slot, serial).
+
+        Raises KernelError when all slots are in use.
+        """
         values = self._session_values()
         busy = {state.session for state in self.processes().values()}
         for slot in range(MAX_SESSIONS):

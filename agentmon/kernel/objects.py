@@ -50,7 +50,8 @@ def choose_tier() -> tuple[Tier, str]:
     lsms = host.active_lsms()
     if lsms is not None and "bpf" not in lsms:
         return Tier.REACT, (
-            f"BPF is not among the active security modules ({','.join(lsms)}): boot with `lsm={','.join([*lsms, 'bpf'])}`"
+            f"BPF is not among the active security modules ({','.join(lsms)}):"
+            f" boot with `lsm={','.join([*lsms, 'bpf'])}`"
         )
     probe = libbpf.Object(str(object_path(Tier.LSM)))
     try:

@@ -7,7 +7,7 @@ in a row, so that a record never wraps. Each record: u32 length (bit 31 busy, bi
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes
 import mmap
 import struct
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Ring:
         self._mask = size_bytes - 1
         self._consumer_page = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         # from_buffer: one aligned 8-byte store, so that the kernel never sees half a position
-        self._consumer = C.c_uint64.from_buffer(self._consumer_page)
+        self._consumer = ctypes.c_uint64.from_buffer(self._consumer_page)
         self._data = mmap.mmap(fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._base = page
 
