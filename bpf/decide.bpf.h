@@ -24,7 +24,7 @@ struct am_actor {
 
 /*
  * Returns: 0 the current process is not enrolled (or released); 1 it is, *a is filled;
- * -1 it is, but its session is not known any more: deny.
+ * -1 it is, but its session is not known any more, or it could not be added: deny.
  */
 static __always_inline int identify(struct am_actor *a)
 {
@@ -38,7 +38,7 @@ static __always_inline int identify(struct am_actor *a)
 	a->key.start_ns = t->group_leader->start_boottime;
 	p = bpf_map_lookup_elem(&procs, &a->key);
 	if (!p)
-		return 0;
+		return is_condemned(&a->key) ? -1 : 0;
 	a->proc = *p;
 	a->tid = t->pid;
 	a->ppid = t->real_parent->tgid;
@@ -125,17 +125,29 @@ static __always_inline void kill_current(void)
 		count(AM_C_SIGNAL_FAILED);
 }
 
+/* The finalizer of MurmurHash3: every bit of the input moves every bit of the result. */
+static __always_inline __u64 mix(__u64 x)
+{
+	x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdULL;
+	x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53ULL;
+	return x ^ (x >> 33);
+}
+
 /* Whether a plain allowed use of this object by this session was reported before; remembers it. */
-static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u32 dev,
+static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u64 where,
 					__u32 op_rule)
 {
-	struct am_seen_key k = {.ino = ino, .serial = a->serial, .dev = dev, .op_rule = op_rule};
-	__u32 one = 1;
+	__u64 print = mix(mix(mix(ino + a->serial) + where) + op_rule) | 1; /* 0 is an empty way */
+	__u32 bucket = (print >> 1) & (AM_SEEN_BUCKETS - 1);
+	struct am_seen *s = bpf_map_lookup_elem(&seen, &bucket);
 
-	if (bpf_map_lookup_elem(&seen, &k))
-		return true;
-	if (bpf_map_update_elem(&seen, &k, &one, BPF_ANY))
-		count(AM_C_SEEN_FAILED);
+	if (!s)
+		return false;
+	for (int i = 0; i < AM_SEEN_WAYS; i++) {
+		if (s->way[i] == print)
+			return true;
+	}
+	s->way[print >> 61] = print;
 	return false;
 }
 
@@ -230,7 +242,8 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 
 	/* a name that does not exist yet has no inode: each is a new object */
 	if (!urgent && job->ino && !(flags & AM_F_SCRIPT) &&
-	    seen_before(a, job->ino, job->dev, (job->op << 16) | job->rule))
+	    seen_before(a, job->ino, (__u64)job->igen << 32 | job->dev,
+			(job->op << 16) | job->rule))
 		return;
 	if (off > AM_PATH_END)
 		off = AM_PATH_END;

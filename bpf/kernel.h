@@ -57,7 +57,13 @@ struct vfsmount {
 	struct super_block *mnt_sb;
 };
 
-struct mnt_namespace;
+struct ns_common {
+	unsigned int inum;
+};
+
+struct mnt_namespace {
+	struct ns_common ns;
+};
 
 struct mount {
 	struct mount *mnt_parent;

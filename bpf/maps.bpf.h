@@ -128,19 +128,23 @@ struct {
 	__type(value, __u32);
 } marks SEC(".maps");
 
-/* Objects whose allowed use was reported once; a lost entry only means one more record. */
-struct am_seen_key {
-	__u64 ino;
-	__u64 serial;
-	__u32 dev;
-	__u32 op_rule;
+/*
+ * Objects whose allowed use was reported once, as 64-bit fingerprints in buckets of one cache line. A fingerprint that
+ * was pushed out means one more record. Two objects with the same one (2^-64 a pair) would mean one record
+ * less of something allowed; what is blocked or audited never comes here. An LRU hash costs five times as much.
+ */
+#define AM_SEEN_BUCKETS 8192
+#define AM_SEEN_WAYS 8
+
+struct am_seen {
+	__u64 way[AM_SEEN_WAYS];
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct am_seen_key);
-	__type(value, __u32);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_SEEN_BUCKETS);
+	__type(key, __u32);
+	__type(value, struct am_seen);
 } seen SEC(".maps");
 
 /* 4 MiB: 200 ms of the worst flood measured (300,000 records of 64 bytes of path a second). */
@@ -157,12 +161,17 @@ struct {
 } counters SEC(".maps");
 
 /*
- * Processes to be killed at the end of the system call they are in (react tier): children that could not be added, and
- * those that a network hook wants dead, where Linux before 6.14 has no bpf_send_signal.
+ * Processes that may do nothing more, and are killed at the end of the system call they are in (react tier): children
+ * that could not be added, and those that a network hook wants dead, where Linux before 6.14 has no bpf_send_signal.
+ * Entries go when the process ends. Not an LRU: what it forgets runs free. Above AM_CONDEMNED_CALM whoever forks dies,
+ * so the rest of the room is for forks that are under way on all CPUs.
  */
+#define AM_CONDEMNED 8192
+#define AM_CONDEMNED_CALM 1024
+
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, AM_CONDEMNED);
 	__type(key, struct am_proc_key);
 	__type(value, __u32);
 } condemned SEC(".maps");
@@ -177,6 +186,9 @@ const volatile struct am_knobs knobs SEC(".rodata.knobs") = {.arena_mask = 4095,
 
 /* Enrolled processes; compared with knobs.procs_max before a fork is let through. */
 __s64 nprocs;
+
+/* Entries of condemned: while there are none, nobody pays for looking. */
+__s64 ncondemned;
 
 /* Never used: carries the contract into the objects' BTF, where the tests hold it against agentmon/kernel/wire.py. */
 union am_contract {
@@ -198,6 +210,21 @@ static __always_inline void count(__u32 which)
 
 	if (c)
 		__sync_fetch_and_add(c, 1); /* hooks nest: a plain increment loses counts */
+}
+
+static __always_inline void condemn(const struct am_proc_key *k)
+{
+	__u32 one = 1;
+
+	if (!bpf_map_update_elem(&condemned, k, &one, BPF_NOEXIST))
+		__sync_fetch_and_add(&ncondemned, 1);
+	else if (!bpf_map_lookup_elem(&condemned, k))
+		count(AM_C_SIGNAL_FAILED);
+}
+
+static __always_inline bool is_condemned(const struct am_proc_key *k)
+{
+	return ncondemned > 0 && bpf_map_lookup_elem(&condemned, k);
 }
 
 #endif

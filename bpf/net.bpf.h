@@ -73,10 +73,7 @@ static __always_inline void report_net(const struct am_actor *a, const struct am
 static __always_inline void kill_from_net_hook(const struct am_actor *a)
 {
 #ifdef AM_REACT
-	__u32 one = 1;
-
-	if (bpf_map_update_elem(&condemned, &a->key, &one, BPF_ANY))
-		count(AM_C_SIGNAL_FAILED);
+	condemn(&a->key);
 #else
 	kill_current();
 #endif
@@ -138,10 +135,14 @@ static __always_inline bool judgeable(int family, int type, int protocol)
 		return false;
 	if (type == AM_SOCK_STREAM)
 		return protocol == 0 || protocol == AM_IPPROTO_TCP || protocol == AM_IPPROTO_MPTCP;
-	if (type == AM_SOCK_DGRAM)
-		return protocol == 0 || protocol == AM_IPPROTO_UDP ||
-		       protocol == AM_IPPROTO_UDPLITE;
-	return false;
+	if (type != AM_SOCK_DGRAM)
+		return false;
+#ifndef AM_REACT
+	/* UDP-Lite has no pre_connect (net/ipv4/udplite.c): the cgroup's connect hooks never see it */
+	if (protocol == AM_IPPROTO_UDPLITE)
+		return true;
+#endif
+	return protocol == 0 || protocol == AM_IPPROTO_UDP;
 }
 
 /* A socket that cannot be judged gets the severest verdict of connect. Not inlined: see report_bare(). */

@@ -59,7 +59,6 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 {
 	struct am_proc_key pk = {}, ck = {};
 	struct am_proc *p, copy;
-	__u32 one = 1;
 
 	if (parent->tgid == child->tgid)
 		return; /* a thread: shares its process's state */
@@ -68,6 +67,8 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	p = bpf_map_lookup_elem(&procs, &pk);
 	if (!p)
 		return;
+	if (ncondemned > AM_CONDEMNED_CALM)
+		kill_current();
 	copy = *p;
 	ck.tgid = child->tgid;
 	ck.start_ns = child->start_boottime;
@@ -76,7 +77,7 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 		return;
 	}
 	count(AM_C_FORK_LOST);
-	bpf_map_update_elem(&condemned, &ck, &one, BPF_ANY);
+	condemn(&ck);
 	send_process(AM_FORK_LOST, &ck, &copy, pk.tgid, pk.start_ns, 0);
 }
 
@@ -89,10 +90,14 @@ static __always_inline void on_exit(struct task_struct *t)
 	k.tgid = t->tgid;
 	k.start_ns = t->group_leader->start_boottime;
 	p = bpf_map_lookup_elem(&procs, &k);
-	if (!p)
+	if (!p && ncondemned <= 0)
 		return;
 	/* do_exit() has already counted this thread out: 0 means that the whole process is gone */
 	if (t->signal->live.counter > 0)
+		return;
+	if (ncondemned > 0 && !bpf_map_delete_elem(&condemned, &k))
+		__sync_fetch_and_add(&ncondemned, -1);
+	if (!p)
 		return;
 	copy = *p;
 	code = t->signal->group_exit_code;

@@ -180,6 +180,7 @@ static __always_inline void judge_socket(__u64 first, __u64 second, bool compat,
 {
 	struct am_actor a;
 	__u32 family = first;
+	int who;
 
 	if (compat && nr == 102) { /* socketcall(SYS_SOCKET, unsigned int *args) */
 		if (first != 1)
@@ -188,7 +189,8 @@ static __always_inline void judge_socket(__u64 first, __u64 second, bool compat,
 	}
 	if (family == AM_AF_INET || family == AM_AF_INET6 || judgeable(family, 0, 0))
 		return;
-	if (identify(&a) == 1 && decide_family(&a, family, 0, true) >= AM_HOLD)
+	who = identify(&a);
+	if (who < 0 || (who && decide_family(&a, family, 0, true) >= AM_HOLD))
 		kill_current();
 }
 
@@ -213,7 +215,7 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 
 		k.tgid = t->tgid;
 		k.start_ns = t->group_leader->start_boottime;
-		if (bpf_map_lookup_elem(&condemned, &k))
+		if (is_condemned(&k))
 			kill_current();
 	}
 	if (ret < 0 || c == CALL_NET || c == CALL_FORK)
@@ -233,10 +235,14 @@ static __always_inline void judge_ring(struct io_kiocb *req)
 {
 	__u32 op = req->opcode, verdict;
 	struct am_actor a;
+	int who;
 
 	if (op != IORING_OP_OPENAT && op != IORING_OP_OPENAT2 && op != IORING_OP_SOCKET)
 		return;
-	if (identify(&a) != 1)
+	who = identify(&a);
+	if (who < 0)
+		kill_current();
+	if (who != 1)
 		return;
 	/* the file is not known yet and the result is not seen here: the severest of what it may be */
 	verdict =

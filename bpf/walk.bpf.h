@@ -23,6 +23,19 @@
 
 #define AM_PATH_END (AM_PATH_MAX - 1) /* one past the last byte of a path, in the path area */
 
+/*
+ * Whether a mount namespace is the anonymous one of a tree that open_tree(2) or fsmount(2) made and nobody attached:
+ * a path from its root says nothing. It has no number (alloc_mnt_ns() in fs/namespace.c), since Linux 6.18 a fixed one.
+ */
+#define AM_ANON_INO 0xeffffff7
+
+static __always_inline bool detached(struct mnt_namespace *ns)
+{
+	__u32 inum = am_load(struct mnt_namespace, ns, ns.inum);
+
+	return inum == 0 || inum == AM_ANON_INO;
+}
+
 /* One component, or one crossing from a mount to its mount point. Returns 1 to stop: done and why are set. */
 static __always_inline long walk_one(struct am_walk *w, char *path)
 {
@@ -43,7 +56,7 @@ static __always_inline long walk_one(struct am_walk *w, char *path)
 			__s64 ns = (__s64)am_load(struct mount, m, mnt_ns);
 
 			/* NULL: detached; -EINVAL, MNT_NS_INTERNAL: a mount that is in no tree */
-			if (ns == 0 || ns == -22)
+			if (ns == 0 || ns == -22 || detached((void *)ns))
 				w->why = AM_PATH_UNREACHABLE;
 			w->done = 1;
 			return 1;
