@@ -11,6 +11,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentmon.model.text import clean
+
 if TYPE_CHECKING:
     from agentmon.control.client import Client
 
@@ -48,7 +50,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def say(message: str) -> None:
     """A diagnostic, on standard error."""
-    print(f"agentmon: {message}", file=sys.stderr, flush=True)
+    print(f"agentmon: {clean(message)}", file=sys.stderr, flush=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -97,6 +99,19 @@ def connect(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:
     return Client(socket_path(args), timeout_s)
 
 
+def workspace_directory(given: str | None) -> str:
+    """The true path of the workspace: what was given, else the current directory. Raises `AgentmonError`."""
+    from agentmon.errors import AgentmonError
+
+    try:
+        path = os.path.realpath(given or os.getcwd())
+    except FileNotFoundError:
+        raise AgentmonError("the current directory is gone; cd somewhere, or give --workspace") from None
+    if given and not os.path.isdir(path):
+        raise AgentmonError(f"the workspace `{given}` is no directory; make it first, or give another")
+    return path
+
+
 def policy_reference(name: str) -> dict[str, str]:
     """A policy as sent to the daemon: a file is read here, with the caller's own rights. Raises `PolicyError`."""
     from agentmon.errors import PolicyError
@@ -105,8 +120,10 @@ def policy_reference(name: str) -> dict[str, str]:
         return {"name": name}
     try:
         text = Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"cannot read the policy `{name}`: {error}") from error
+    except OSError as error:
+        raise PolicyError(f"cannot read policy `{name}`: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"{name}:1:1: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     if not text.strip():
         raise PolicyError(f"{name}:1:1: the policy is empty")
     return {"name": str(Path(name).resolve()), "text": text}

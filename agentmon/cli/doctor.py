@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmon.cli.common import add_json, add_verb, connect, print_json, state_path
+from agentmon.model.text import clean
 
 
 def register(subparsers: Any) -> None:
@@ -133,7 +134,7 @@ def _show(report: dict[str, Any]) -> None:
         out.print(render.postures(report["posture"]))
     error = report.get("error") or report.get("canary_error")
     if error:
-        out.print(f"\n{render.clean(error)}")
+        out.print(f"\n{clean(error)}")
     out.print()
     out.print(
         "enforcing" if report["enforcing"] else "NOT enforcing",

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentmon.model.records import Record
+from agentmon.model.text import clean
 
 _STYLE = {
     "prevents": "green", "stops": "green", "detects": "yellow", "blind": "bold red", "attached": "green",
@@ -27,13 +28,6 @@ def console() -> Console:
     if not sys.stdout.isatty():
         out.width = 10_000
     return out
-
-
-def clean(text: str) -> str:
-    """Names come from an agent: control characters and broken bytes must not reach the terminal."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text
-    )
 
 
 def styled(word: str) -> Text:

@@ -8,7 +8,8 @@ import os
 import sys
 from typing import Any
 
-from agentmon.cli.common import USAGE, add_verb, connect, policy_reference, say
+from agentmon.cli.common import USAGE, add_verb, connect, policy_reference, say, workspace_directory
+from agentmon.model.text import clean
 
 
 def register(subparsers: Any) -> None:
@@ -52,13 +53,9 @@ def handle(args: argparse.Namespace) -> int:
     from agentmon.cli.supervise import SIGNALS, supervise
     from agentmon.errors import AgentmonError
 
-    try:
-        target = target_user(args.user, as_root=args.as_root)
-        workspace = os.path.realpath(args.workspace or os.getcwd())
-        policy = policy_reference(args.policy)
-    except FileNotFoundError:
-        say("the current directory is gone; cd somewhere, or give --workspace")
-        return 1
+    target = target_user(args.user, as_root=args.as_root)
+    workspace = workspace_directory(args.workspace)
+    policy = policy_reference(args.policy)
     client = connect_or_start(args)
     import signal
 
@@ -139,10 +136,7 @@ def _sum_up(summary: dict[str, Any], session: str) -> None:
         rule = kind["rule"] or "default"
         times = f"{kind['count']}x " if kind["count"] > 1 else ""
         reason = f" ({kind['reason']})" if kind["reason"] else ""
-        print(
-            f"  {times}{kind['operation']} {kind['object']}: {rule}{reason}".encode(errors="backslashreplace").decode(),
-            file=sys.stderr,
-        )
+        print(clean(f"  {times}{kind['operation']} {kind['object']}: {rule}{reason}"), file=sys.stderr)
     if len(summary["blocked_kinds"]) > 20:
         print("  … and more: agentmon audit log", file=sys.stderr)
 

@@ -23,6 +23,8 @@ MAX_CONNECTIONS_PER_USER = 32
 #: What a watcher may leave unread before records are dropped (and counted), and anyone before being cut off.
 WATCH_BUFFER_BYTES = 1 << 20
 REPLY_BUFFER_BYTES = 16 << 20
+#: Read at once from a connection: some hundred requests, then it is the others' turn.
+READ_BYTES = 8 << 10
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred
 
@@ -30,8 +32,9 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred
 class Connection:
     """One client. Each of its messages has its own sender."""
 
-    def __init__(self, server: Server, sock: socket.socket, uid: int) -> None:
-        self.uid = uid  # who connected; only for limits, never for rights
+    def __init__(self, server: Server, sock: socket.socket, pid: int, uid: int) -> None:
+        self.pid = pid  # who connected, by the kernel's word: it takes rights away, and gives none
+        self.uid = uid  # only for limits
         self.watching: Callable[[Any], bool] | None = None
         self.dropped = 0
         self._server = server
@@ -70,7 +73,7 @@ class Connection:
     def readable(self) -> None:
         """Read what there is (an event loop callback)."""
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(1 << 16, socket.CMSG_SPACE(_CREDENTIALS.size))
+            data, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -236,13 +239,13 @@ class Server:
                 return  # out of descriptors: the backlog waits
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+            pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
             per_user = Counter(connection.uid for connection in self.connections)
             if len(self.connections) >= MAX_CONNECTIONS or (uid and per_user[uid] >= MAX_CONNECTIONS_PER_USER):
                 with contextlib.suppress(OSError):
                     sock.send(encode({"ok": False, "error": "too many connections; close some", "code": "failed"}))
                 sock.close()
                 continue
-            connection = Connection(self, sock, uid)
+            connection = Connection(self, sock, pid, uid)
             self.connections.add(connection)
             asyncio.get_running_loop().add_reader(sock, connection.readable)

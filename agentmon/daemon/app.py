@@ -29,6 +29,7 @@ from agentmon.kernel.monitor import Monitor
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Posture
 from agentmon.model.records import Record
+from agentmon.model.text import clean
 
 #: Ended sessions whose summary can still be asked for.
 REMEMBERED = 64
@@ -243,7 +244,7 @@ class Daemon:
 def log(message: str) -> None:
     """One line of diagnostics; the journal adds the time."""
     if message:
-        print(f"agentmon: {message}", file=sys.stderr, flush=True)
+        print(f"agentmon: {clean(message)}", file=sys.stderr, flush=True)
 
 
 def is_group_member(uid: int, group: str) -> bool:

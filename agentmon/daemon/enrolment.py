@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -24,6 +25,10 @@ from agentmon.model.events import ProcessKey
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
+
+
+#: Compiling holds up the whole daemon: this much takes a second at the worst.
+USER_POLICY_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,11 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
             raise RefusedError(f"you have {own} live sessions, which is the limit; end some first", "failed")
     home, user = _account(uid)
     source = Source(request.policy.name, request.policy.text)
+    if peer.uid and len(source.text) > USER_POLICY_BYTES:
+        raise RefusedError(
+            f"the policy is {len(source.text)} bytes long; an ordinary user's may have {USER_POLICY_BYTES}: use globs",
+            "invalid",
+        )
     prepared = daemon.book.prepare(source, workspace=request.workspace, home=home, user=user)
 
     monitor, engine = daemon.monitor, daemon.engine
@@ -193,6 +203,10 @@ def _check_target(daemon: Daemon, peer: Peer, request: Enroll) -> None:
         raise RefusedError(f"process `{pid}` is in session `{known}` already; release it first", "failed")
     if peer.uid:
         _check_owner(peer, pid, status)
+        # Before anything is marked: not for a moment may a user's policy hold for somebody else's process.
+        for below in process.descendants(pid):
+            with contextlib.suppress(ProcessLookupError):
+                _check_owner(peer, below, process.status(below))
     if request.waiting and stat.ppid != peer.pid:
         raise RefusedError(f"process `{pid}` is not a child of the sender", "forbidden")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentmon.engine import View
+from agentmon.errors import PolicyError
 from agentmon.model.tables import CompiledPolicy
 from agentmon.policy.compile import compile_policy
 from agentmon.policy.fast import FastEvaluator
@@ -60,7 +61,13 @@ class PolicyBook:
 
     def prepare(self, source: Source, *, workspace: str, home: str, user: str) -> Prepared:
         """Load and compile. Raises `PolicyError`."""
-        variables = Variables.of(workspace=workspace, home=home, user=user)
+        if not source.text and ("/" in source.file or source.file.endswith((".yaml", ".yml"))):
+            # the asker reads its own files: a daemon with root's eyes must not read them for it
+            raise PolicyError(f"`{source.file}` is a file: send its text, or name an installed policy")
+        try:
+            variables = Variables.of(workspace=workspace, home=home, user=user)
+        except UnicodeError:
+            raise PolicyError("the workspace's name is not text that the file system can have") from None
         key = (source, variables, _packs_stamp())
         found = self._prepared.get(key)
         if found is None:

@@ -94,6 +94,21 @@ def is_alive(key: ProcessKey) -> bool:
     return found.state not in "ZX" and found.start_ticks == key.start_ns // _TICK_NS
 
 
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`, by parents as they are now."""
+    children: dict[int, list[int]] = {}
+    for other in pids():
+        with contextlib.suppress(ProcessLookupError):
+            children.setdefault(stat(other).ppid, []).append(other)
+    found: list[int] = []
+    left = [pid]
+    while left:
+        below = children.pop(left.pop(), [])
+        found += below
+        left += below
+    return found
+
+
 def is_descendant(pid: int, ancestor: int) -> bool:
     """Whether `pid` is `ancestor` or below it, by parents as they are now."""
     for _ in range(4096):

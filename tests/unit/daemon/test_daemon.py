@@ -147,3 +147,14 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_of_a_test_reaches_the_real_state() -> None:
     assert sys.version_info >= (3, 11)
     assert str(config.Config().daemon.state) == "/run/agentmon"
+
+
+@pytest.mark.parametrize("name", ["/etc/shadow", "../secret.yaml", "secret.yaml"])
+def test_the_daemon_opens_no_file_that_a_request_names(name: str) -> None:
+    with pytest.raises(PolicyError, match="send its text"):
+        PolicyBook().prepare(Source(name), workspace="/w", home="/h", user="u")
+
+
+def test_a_workspace_that_is_no_file_name_is_refused() -> None:
+    with pytest.raises(PolicyError, match="workspace"):
+        PolicyBook().prepare(Source("p.yaml", POLICY), workspace="/w\ud800", home="/h", user="u")

@@ -153,3 +153,9 @@ def test_a_name_that_is_no_policy_suggests_one() -> None:
 def test_a_variable_must_be_a_true_path(value: str) -> None:
     with pytest.raises(PolicyError, match="give an absolute path"):
         Variables.of(workspace=value, home="/h", user="u")
+
+
+@pytest.mark.parametrize("text", ["{" * 50_000, "[" * 50_000, "? " * 50_000, "- " * 50_000, "policy: \ud800"])
+def test_text_that_breaks_parsers_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError, match=r"x\.yaml:1:\d+: "):
+        load_text(text, "x.yaml")
