@@ -23,8 +23,14 @@ class Problem:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        raise AgentmonError(f"there is no audit log at `{path}`; give its place with --file")
+    try:
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise AgentmonError(f"there is no audit log at `{path}`; give its place with --file") from None
+    except PermissionError:
+        raise AgentmonError(f"the audit log `{path}` is not yours to read; use sudo") from None
+    except OSError as error:
+        raise AgentmonError(f"cannot read the audit log `{path}`: {(error.strerror or str(error)).lower()}") from error
     try:
         database = connect(path, read_only=True)
         version = database.execute("PRAGMA user_version").fetchone()[0]

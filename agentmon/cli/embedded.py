@@ -30,7 +30,7 @@ def connect_or_start(args: argparse.Namespace) -> Client:
             client.call("ping")
         except UnreachableError as error:
             if os.geteuid() != 0:
-                raise AgentmonError(f"{error}; or use `sudo agentmon run`, which needs no daemon") from error
+                raise AgentmonError(f"{error}; or use sudo: then none is needed") from error
             if attempt == _ATTEMPTS - 1:
                 raise
             _start(args)

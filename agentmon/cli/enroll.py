@@ -7,7 +7,7 @@ import argparse
 import os
 from typing import Any
 
-from agentmon.cli.common import add_json, add_verb, connect, policy_reference, print_json, say
+from agentmon.cli.common import add_json, add_verb, policy_reference, print_json, say
 
 
 def register(subparsers: Any) -> None:
@@ -21,7 +21,8 @@ def register(subparsers: Any) -> None:
         then stopped for a moment while what they hold already (open files, sockets, mappings,
         their program) is judged. If the policy would deny any of it, nothing is changed and
         exit status 2 says so: accept each by its name, or all. Processes that may have come
-        from PID but cannot be attributed any more are listed.
+        from PID but cannot be attributed any more are listed. If no daemon answers, root gets
+        one for as long as the session lives.
 
         An ordinary user's processes must have no_new_privs (see setpriv(1)).
         """,
@@ -46,12 +47,13 @@ def register(subparsers: Any) -> None:
 
 def handle(args: argparse.Namespace) -> int:
     """Enrol, and say what was found."""
+    from agentmon.cli.embedded import connect_or_start
     from agentmon.control.protocol import RefusedError
     from agentmon.errors import AgentmonError
 
     try:
-        workspace = os.path.realpath(args.workspace or os.readlink(f"/proc/{args.pid}/cwd"))
         uid = os.stat(f"/proc/{args.pid}").st_uid
+        workspace = os.path.realpath(args.workspace or os.readlink(f"/proc/{args.pid}/cwd"))
     except FileNotFoundError:
         raise AgentmonError(f"there is no process `{args.pid}`; see `ps -e`") from None
     except PermissionError:
@@ -59,7 +61,7 @@ def handle(args: argparse.Namespace) -> int:
             raise AgentmonError(f"the directory of process `{args.pid}` cannot be read; give --workspace") from None
         raise AgentmonError(f"process `{args.pid}` is not yours; use sudo") from None
     policy = policy_reference(args.policy)
-    with connect(args) as client:
+    with connect_or_start(args) as client:
         try:
             reply = client.call(
                 "enroll", pid=args.pid, policy=policy, workspace=workspace, accept=args.accept,

@@ -39,7 +39,7 @@ examples:
   agentmon watch                       see what is blocked, as it happens
   agentmon doctor                      what this host's kernel can enforce
 
-exit status: 0 ok, 1 failure, 2 denied or test failed, 3 invalid policy, plan or configuration,
+exit status: 0 ok, 1 failure, 2 denied or test failed, 3 invalid policy or configuration,
 64 bad usage; `run` ends with the status of its command (127 not found, 126 denied or not
 executable, 128 + n when signal n ended it).
 """

@@ -102,7 +102,7 @@ def _complain(args: argparse.Namespace, text: str) -> None:
 
 
 def _emit(value: dict[str, Any]) -> None:
-    print(json.dumps({"version": 1, **value}))
+    print(json.dumps({"v": 1, **value}, separators=(",", ":")))
 
 
 def _session(args: argparse.Namespace) -> Variables:
@@ -175,9 +175,12 @@ def _check(args: argparse.Namespace) -> int:
 
 def _test(args: argparse.Namespace) -> int:
     from agentmon.policy.cases import cases_file, run_cases
-    from agentmon.policy.load import packs
+    from agentmon.policy.load import load, packs
 
     known = packs()
+    for name in args.policies:
+        if name not in known and not name.endswith(".test.yaml"):
+            load(name)  # complains of a name or file that does not exist
     names = args.policies or [n for n, path in known.items() if os.path.exists(cases_file(str(path)))]
     failed = total = 0
     for name in names:

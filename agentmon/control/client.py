@@ -31,7 +31,7 @@ class Client:
             self._socket.close()
             raise UnreachableError(
                 f"no daemon answers at `{path}`: {os.strerror(error.errno or 0).lower()}; "
-                "start it with `systemctl start agentmon` or `agentmon daemon`"
+                "start it with `sudo systemctl start agentmon` or `sudo agentmon daemon`"
             ) from error
 
     def __enter__(self) -> Self:

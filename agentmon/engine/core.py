@@ -7,6 +7,7 @@ wall clock, and executes the commands that come back.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 
 from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Report, ResolveScript
@@ -232,7 +233,7 @@ class Engine:
         if event.what is What.EXIT:
             processes.pop(key, None)
             self._remember_exit(key.pid, session.id, now_ns)
-            record = record._replace(detail=f"status {event.exit_code}")
+            record = record._replace(detail=_ended(event.exit_code))
             commands: list[Command] = [Report(record)]
             if not processes:
                 commands += self._end(session, now_ns)
@@ -267,6 +268,13 @@ class Engine:
             now_ns, "session", session.id, uid=session.uid, operation=how,
             detail=f"policy {session.policy}, {session.decisions} decisions, {session.blocked} blocked",
         )  # fmt: skip
+
+
+def _ended(status: int) -> str:
+    """What a process ended with, from its status as in wait(2)."""
+    if os.WIFSIGNALED(status):
+        return f"signal {os.WTERMSIG(status)}"
+    return f"status {os.WEXITSTATUS(status)}"
 
 
 def _flags(flags: int, quiet: bool = False) -> str:

@@ -75,6 +75,8 @@ def run_cases(path: str, *, directories: Sequence[Path] | None = None) -> list[R
     Raises:
         PolicyError: the file, a case or the policy is invalid.
     """
+    if not os.path.exists(path):
+        raise PolicyError(f"there are no cases to run: no file `{path}`; docs/policy.md says how to write one")
     document = Document(read_text(path), path)
     model = _model(document)
     policy = load(model.policy or path.removesuffix(".test.yaml") + ".yaml", directories=directories)

@@ -63,6 +63,25 @@ def test_what_argparse_cannot_see_is_64_too(arguments: list[str]) -> None:
     assert main(arguments) == 64
 
 
+def test_a_workspace_that_is_no_directory_is_refused(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--workspace", str(nowhere / "none"), "--", "true"]) == 1
+    assert "is no directory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a log that belongs to somebody else")
+@pytest.mark.parametrize("verb", ["log", "verify"])
+def test_the_audit_log_of_another_user_asks_for_sudo(
+    verb: str, nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nowhere / "audit.db").touch(mode=0o600)
+    os.seteuid(65534)
+    try:
+        assert main(["audit", verb, "--file", str(nowhere / "audit.db")]) == 1
+    finally:
+        os.seteuid(0)
+    assert "use sudo" in capsys.readouterr().err
+
+
 def test_a_policy_that_cannot_be_read_is_3(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "-p", str(nowhere / "none.yaml"), "--", "true"]) == 3
     assert "none.yaml" in capsys.readouterr().err

@@ -135,6 +135,13 @@ def test_the_session_ends_with_its_last_process(engine: Engine, session: Session
     assert not engine.sessions
 
 
+@pytest.mark.parametrize(("status", "said"), [(0, "status 0"), (3 << 8, "status 3"), (9, "signal 9")])
+def test_what_a_process_ended_with(status: int, said: str, engine: Engine, session: Session) -> None:
+    report, *_ = engine.handle(process(What.EXIT, exit_code=status), 8)
+    assert isinstance(report, Report)
+    assert report.record.detail == said
+
+
 def test_a_pid_reused_is_another_process(engine: Engine, session: Session) -> None:
     engine.handle(process(What.EXIT, ProcessKey(KEY.pid, KEY.start_ns + 1)), 8)
     assert list(session.processes) == [KEY]

@@ -119,3 +119,10 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"keys", "workspace"} <= {r["id"] for r in shown["rules"]}
     assert run("show", "coding-agent") == 0
     assert "- id: keys" in capsys.readouterr().out
+
+
+def test_a_policy_without_cases_is_no_success(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("test", str(good)) == 3
+    assert "good.test.yaml" in capsys.readouterr().err
+    assert run("test", "nosuch") == 3
+    assert "no policy `nosuch`" in capsys.readouterr().err
