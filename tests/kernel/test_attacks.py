@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from agentmon.kernel.host import BPFFS
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.operations import Tier
 from tests.support.fence import Fence
+from tests.support.hosts import PATIENCE_S, Host
 
 SECRET = b"the content\n"
 LOOPBACK = "  - {id: fence, on: [connect, send], cidrs: ['127.0.0.0/8', '::/0'], action: deny}\n"
@@ -79,3 +84,72 @@ def test_more_lost_children_than_can_be_remembered(small: Fence, program: Callab
     policy = '  - {id: fence, on: read, paths: ["/nonexistent/**"], action: deny}\n'
     outcome = small.run(policy, [program("flood"), "40", "12000"])
     assert outcome.value == b""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Host]:
+    with tempfile.TemporaryDirectory(prefix="agentmon-test-") as directory, Host(Path(directory)) as host:
+        host.directory.chmod(0o755)
+        host.start()
+        yield host
+
+
+NOBODY = 65534
+#: Says one thing to the socket argv[1] under the PID argv[2], and prints the answer.
+SPEAK = """
+import array, os, socket, struct, sys
+path, pid, text = sys.argv[1:]
+with socket.socket(socket.AF_UNIX) as s:
+    s.connect(path)
+    who = struct.pack("3i", int(pid) or os.getpid(), os.getuid(), os.getgid())
+    s.sendmsg([text.encode() + b"\\n"], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)])
+    s.settimeout(30)
+    print(s.recv(1 << 16).decode())
+"""
+
+
+def asked(served: Host, verb: str, **fields: object) -> dict[str, object]:
+    """The daemon's answer to an ordinary user."""
+    text = json.dumps({"v": 1, "id": 1, "verb": verb, **fields})
+    words = [sys.executable, "-c", SPEAK, str(served.socket), "0", text]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, user=NOBODY, check=True)
+    reply: dict[str, object] = json.loads(done.stdout)
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("policy", "workspace"),
+    [
+        ({"name": "/etc/shadow"}, "/tmp"),
+        ({"name": "x.yaml", "text": "{" * 100_000}, "/"),
+        ({"name": "coding-agent"}, "/\ud800"),
+    ],
+)
+def test_no_request_opens_files_or_ends_the_daemon(served: Host, policy: dict[str, str], workspace: str) -> None:
+    words = ["setpriv", "--no-new-privs", "/bin/sleep", "60"]
+    with subprocess.Popen(words, user=NOBODY, group=NOBODY, extra_groups=[]) as target:
+        try:
+            reply = asked(served, "enroll", pid=target.pid, policy=policy, workspace=workspace)
+        finally:
+            target.kill()
+    assert not reply["ok"]
+    assert "root:" not in str(reply["error"])
+    assert asked(served, "ping")["ok"]
+
+
+def test_a_root_agent_cannot_pass_for_another_process(served: Host) -> None:
+    """Root may put any PID into SCM_CREDENTIALS, but not into who connected."""
+    policy = served.policy("  []")
+    text = json.dumps({"v": 1, "id": 1, "verb": "watch"})
+    done = served.agentmon("run", "-p", policy, "--", sys.executable, "-c", SPEAK, served.socket, "1", text)
+    assert json.loads(done.stdout)["code"] == "forbidden", done.stderr
+
+
+def test_names_do_not_reach_the_terminal_raw(served: Host, tmp_path: Path) -> None:
+    policy = served.policy(f"  - {{id: fence, on: read, paths: ['{os.path.realpath(tmp_path)}/**'], action: deny}}")
+    name = os.path.realpath(tmp_path) + "/a\x1b]0;owned\x07\nb"
+    Path(name).touch()
+    done = served.agentmon("run", "-p", policy, "--", "cat", name, stdin=subprocess.DEVNULL)
+    ours = done.stderr[done.stderr.index("agentmon: session") :]
+    assert "\\x1b]0;owned\\x07\\nb: fence" in ours
+    assert "\x1b" not in ours
