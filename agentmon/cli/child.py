@@ -69,7 +69,7 @@ def _target(entry: pwd.struct_passwd, *, drop: bool) -> Target:
 
 
 class Child:
-    """A forked process that waits at a pipe. It dies with us, and with the pipe."""
+    """A forked process that waits at a pipe, ready to be enrolled. It dies with us, and with the pipe."""
 
     def __init__(self, command: Sequence[str], target: Target, mask: Iterable[int]) -> None:
         """`mask`: the signal mask that the command gets."""
@@ -90,6 +90,7 @@ class Child:
                 os._exit(126)
         os.close(go_read)
         os.close(status_write)
+        os.read(self._status, 1)  # it gave up its privileges, or ended: the daemon looks at what it is then
 
     def kill(self) -> None:
         """It was never let go: end it."""
@@ -129,6 +130,7 @@ def _become(
     prctl.die_with_parent(parent)
     if os.geteuid() != 0:
         prctl.no_new_privs()  # before enrolment: the daemon looks
+    os.write(status, b"+")
     data = b""
     while not data.endswith(b"\n"):
         chunk = os.read(go, 65536)
