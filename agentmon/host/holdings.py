@@ -18,6 +18,9 @@ _V4_PREFIX = b"\0" * 10 + b"\xff\xff"
 #: anon_inode descriptors through which more can be done than waiting.
 _POWERFUL = (b"[io_uring]", b"bpf-prog", b"bpf-map", b"bpf_link", b"bpf-link", b"[userfaultfd]", b"[perf_event]")
 
+#: Sockets that can do nothing yet if they have no peer, or never leave the host. Not MPTCP's: their peers are hidden.
+_HARMLESS_SOCKETS = frozenset({"TCP", "TCPv6", "UDP", "UDPv6", "UNIX", "UNIX-STREAM", "NETLINK", "ALG", "closed"})
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
@@ -69,6 +72,9 @@ def _descriptors(pid: int) -> list[Holding]:
             peer = sockets.get(int(target[8:-1]))
             if peer is not None:
                 found.append(Holding(where, pid, fd, Operation.CONNECT, peer, "a connected socket", inheritable))
+            elif (kind := _socket_kind(pid, name)) not in _HARMLESS_SOCKETS:
+                text = f"a `{kind}` socket, which no rule can judge"
+                found.append(Holding(where, pid, fd, Operation.CONNECT, None, text, inheritable))
         elif any(word in target for word in _POWERFUL):
             text = target.decode("ascii", "replace")
             found.append(
@@ -119,6 +125,13 @@ def _peers(pid: int) -> dict[int, Address]:
                 packed = _V4_PREFIX + packed if len(packed) == 4 else packed
                 peers[int(fields[9])] = Address(family, packed, int(port, 16), protocol)
     return peers
+
+
+def _socket_kind(pid: int, name: str) -> str:
+    """The kernel's name for the protocol of a socket (sockfs_xattr_get() in net/socket.c)."""
+    with contextlib.suppress(OSError):
+        return os.getxattr(f"/proc/{pid}/fd/{name}", "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
+    return "closed" if _readlink(b"/proc/%d/fd/%s" % (pid, name.encode())) is None else "unknown"
 
 
 def _flags(pid: int, fd: int) -> int:

@@ -99,7 +99,11 @@ at(os.open("gone", os.O_RDWR), 52); os.unlink("gone")
 at(os.open("file", os.O_PATH), 53)
 fd = os.open("file", os.O_RDWR); shared = mmap.mmap(fd, 4096); os.close(fd)
 server = socket.create_server(("127.0.0.1", 0)); client = socket.create_connection(server.getsockname())
-os.dup2(client.fileno(), 54); print(server.getsockname()[1], flush=True)
+os.dup2(client.fileno(), 54)
+at(socket.socket(socket.AF_UNIX).detach(), 55); at(socket.socket().detach(), 56)
+try: at(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).detach(), 57)  # MPTCP
+except OSError: pass
+print(server.getsockname()[1], flush=True)
 """
     child = subprocess.Popen(
         [sys.executable, "-c", f"{script}\nimport time\ntime.sleep(1000)"], stdout=subprocess.PIPE, text=True
@@ -118,6 +122,10 @@ os.dup2(client.fileno(), 54); print(server.getsockname()[1], flush=True)
     assert find(found, f"{child.pid}:fd53") == {}
     packed = b"\0" * 10 + b"\xff\xff\x7f\0\0\1"
     assert find(found, f"{child.pid}:fd54")[Operation.CONNECT].object == Address(socket.AF_INET, packed, port, 6)
+    assert find(found, f"{child.pid}:fd55") == find(found, f"{child.pid}:fd56") == {}
+    for held in find(found, f"{child.pid}:fd57").values():
+        assert held.object is None
+        assert held.text == "a `MPTCP` socket, which no rule can judge"
     assert any(h.operation is Operation.WRITE and h.object == file and ":map" in h.id for h in found)
     program = os.path.realpath(sys.executable).encode()
     assert find(found, f"{child.pid}:exe")[Operation.EXEC].object == program
