@@ -216,7 +216,7 @@ def throughput(report: Report, rounds: int = 0) -> None:
                     rates.append(done / ns * 1e9)
                     told = sum(1 for e in monitor.read(1_000_000) if getattr(e, "object", b"") == bytes(target))
                 exact &= after["decisions"] - before["decisions"] == done
-                # told once; an entry of `seen` that was evicted means once more, never once less
+                # told once; an entry of `seen` that was pushed out means once more, never once less
                 exact &= told + after["ring_lost"] - before["ring_lost"] >= 1
                 again += told - 1
         flood = _flood(monitor, program, folder)
