@@ -9,6 +9,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def served() -> Iterator[Host]:
     """A host whose daemon is running already."""
-    with Host(tmp_path_factory.mktemp("served")) as host:
+    # not below pytest's own directory, which ordinary users may not enter
+    with tempfile.TemporaryDirectory(prefix="agentmon-test-") as directory, Host(Path(directory)) as host:
+        host.directory.chmod(0o755)
         host.start()
         yield host
 
@@ -143,6 +146,23 @@ def test_sudo_drops_to_the_invoking_user(served: Host, policy: Path) -> None:
     assert done.stdout == f"({u}, {u}, {u}) ({g}, {g}, {g}) [{g}] {user.pw_dir}\n", done.stderr
     done = served.agentmon("run", "--as-root", "-p", policy, "--", "id", "-u", env=environment)
     assert done.stdout == "0\n"
+
+
+def test_an_ordinary_user_runs_a_command_without_new_privileges(served: Host, policy: Path) -> None:
+    script = (
+        "import os, sys, agentmon.cli.child, agentmon.cli.embedded, agentmon.cli.run, agentmon.cli.supervise\n"
+        # imported while still root: nobody cannot read a checkout in a private place
+        "import agentmon.cli.main as main, agentmon.control.client, tomllib\n"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    words = ["--config", str(served.config), "run", "-p", str(policy), "--", "grep", "NoNewPrivs", "/proc/self/status"]
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words], env=served.environment(), cwd="/",
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "NoNewPrivs:\t1\n"), done.stderr
 
 
 def test_a_fenced_process_may_not_release_or_enrol(served: Host, policy: Path) -> None:
