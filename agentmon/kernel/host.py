@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from pathlib import Path
 
-from agentmon.errors import NotSupportedError
+from agentmon.errors import KernelError, NotSupportedError
 
 BPFFS = Path("/sys/fs/bpf")
 SECURITYFS = Path("/sys/kernel/security")
@@ -18,6 +19,18 @@ def require_root() -> None:
     """Raises NotSupportedError unless this process may load BPF programs."""
     if os.geteuid() != 0:
         raise NotSupportedError("loading BPF programs needs root: run with sudo, or start the agentmon service")
+
+
+def require_own(directory: Path) -> None:
+    """Raises KernelError if somebody else made the directory of our pins: everyone may write in the root of a bpffs."""
+    try:
+        info = os.lstat(directory)
+    except FileNotFoundError:
+        return
+    if info.st_uid != 0 or not stat.S_ISDIR(info.st_mode):
+        raise KernelError(
+            f"`{directory}` was made by uid {info.st_uid}, not by agentmon: move it away, and start again"
+        )
 
 
 def require_btf() -> None:

@@ -86,6 +86,7 @@ class Monitor:
         host.require_root()
         host.require_btf()
         host.mount_if_absent("bpf", host.BPFFS)
+        host.require_own(pin_dir)
         why_react = ""
         if tier is None:
             tier, why_react = objects.choose_tier()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.errors import KernelError
 from agentmon.kernel.host import BPFFS
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.operations import Tier
@@ -153,3 +154,16 @@ def test_names_do_not_reach_the_terminal_raw(served: Host, tmp_path: Path) -> No
     ours = done.stderr[done.stderr.index("agentmon: session") :]
     assert "\\x1b]0;owned\\x07\\nb: fence" in ours
     assert "\x1b" not in ours
+
+
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_a_place_for_pins_that_somebody_else_made_is_not_used(kind: str, tmp_path: Path) -> None:
+    """Everyone may write in the root of a bpffs, and whoever owns a directory may rename what is in it."""
+    place = BPFFS / f"agentmon-test-{os.getpid()}-squatted"
+    words = ["mkdir", str(place)] if kind == "directory" else ["ln", "-s", str(tmp_path), str(place)]
+    subprocess.run(words, user=NOBODY, group=NOBODY, extra_groups=[], check=True)
+    try:
+        with pytest.raises(KernelError, match=f"made by uid {NOBODY}"):
+            Monitor.open(pin_dir=place, arena_bytes=1 << 20)
+    finally:
+        place.rmdir() if kind == "directory" else place.unlink()
