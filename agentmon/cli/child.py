@@ -117,8 +117,8 @@ class Child:
 
 
 def _candidates(name: str, path: str) -> list[str]:
-    if "/" in name:
-        return [name]
+    if "/" in name or not name:
+        return [name] if name else []
     return [os.path.join(directory or ".", name) for directory in path.split(os.pathsep)]
 
 

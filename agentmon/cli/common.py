@@ -61,11 +61,11 @@ def print_json(value: dict[str, Any]) -> None:
 def config_path(args: argparse.Namespace) -> Path:
     """The configuration file that was asked for, or the usual one."""
     given = args.config or os.environ.get("AGENTMON_CONFIG")
-    return Path(given) if given else DEFAULT_CONFIG
+    return Path(given).absolute() if given else DEFAULT_CONFIG  # a daemon that we start is elsewhere
 
 
 def socket_path(args: argparse.Namespace) -> Path:
-    """Where the daemon answers, by the configuration file. Nothing heavy is imported for that."""
+    """Where the daemon answers, by the configuration file. Nothing heavy is imported for that. Raises `ConfigError`."""
     return Path(_setting(args, "socket", "/run/agentmon/control.sock"))
 
 
@@ -80,8 +80,12 @@ def state_path(args: argparse.Namespace) -> Path:
 
 
 def _setting(args: argparse.Namespace, name: str, default: str) -> str:
+    from agentmon.errors import ConfigError
+
     path = config_path(args)
     if not path.exists():
+        if args.config:
+            raise ConfigError(f"there is no configuration file `{path}`")
         return default
     import tomllib
 

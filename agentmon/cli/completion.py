@@ -27,22 +27,26 @@ def register(subparsers: Any) -> None:
 
 def handle(args: argparse.Namespace) -> int:
     """Print the script."""
-    words = _words()
+    words, values = _words()
     if args.shell == "zsh":
         print("#compdef agentmon\nautoload -U +X bashcompinit && bashcompinit")
-    print(_SCRIPT.replace("@CASES@", "\n".join(f"    {verb}) words='{' '.join(w)}' ;;" for verb, w in words.items())))
+    cases = "\n".join(f"    {verb}) words='{' '.join(w)}' ;;" for verb, w in words.items())
+    print(_SCRIPT.replace("@CASES@", cases).replace("@VALUES@", "|".join(sorted(values))))
     return 0
 
 
-def _words() -> dict[str, list[str]]:
-    """Verb -> what may follow it; the key `''` for the program itself."""
+def _words() -> tuple[dict[str, list[str]], set[str]]:
+    """Verb -> what may follow it, the key `''` for the program itself; and the options that take a value."""
     from agentmon.cli.main import build_parser
 
     found: dict[str, list[str]] = {}
+    values: set[str] = set()
 
     def visit(parser: argparse.ArgumentParser, name: str) -> None:
         words = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  # no other way
         for action in parser._actions:  # noqa: SLF001  # same
+            if action.nargs != 0:
+                values.update(action.option_strings)
             if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # same
                 words += list(action.choices)
                 if not name:
@@ -53,15 +57,18 @@ def _words() -> dict[str, list[str]]:
         found[name or "''"] = words
 
     visit(build_parser(), "")
-    return found
+    return found, values
 
 
 _SCRIPT = r"""_agentmon() {
   local cur=${COMP_WORDS[COMP_CWORD]} verb= word words i
+  case ${COMP_WORDS[COMP_CWORD-1]} in
+  @VALUES@) COMPREPLY=(); return ;;
+  esac
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=${COMP_WORDS[i]}
     case $word in
-    --) return ;;
+    --) COMPREPLY=(); return ;;
     -*) ;;
     *) verb=$word; break ;;
     esac

@@ -66,6 +66,7 @@ def build_parser(only: str | None = None) -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns its exit status."""
+    _open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in _words(arguments)), None)
     parser = build_parser(verb if verb in VERBS else None)
@@ -81,6 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit complains
         return 1
+
+
+def _open_streams() -> None:
+    """Streams that the caller closed lead nowhere, for us alone: whatever we start finds them closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for good
 
 
 def _words(arguments: list[str]) -> list[str]:

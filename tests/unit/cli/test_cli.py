@@ -101,6 +101,20 @@ def test_completion_is_valid_shell_and_knows_the_verbs(capsys: pytest.CaptureFix
     assert done.stdout.split() == ["run", "release"]
     ask = f"{script}\nCOMP_WORDS=(agentmon run --wor); COMP_CWORD=2; _agentmon; echo ${{COMPREPLY[*]}}"
     assert subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout == "--workspace\n"
+    ask = f"{script}\nCOMP_WORDS=(agentmon run -p ''); COMP_CWORD=3; _agentmon; echo ${{COMPREPLY[*]}}"
+    assert subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_closed_streams_are_no_crash(closed: str, nowhere: Path) -> None:
+    ask = f"{sys.executable} -m agentmon.cli.main policy list {closed}"
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_configuration_file_that_was_asked_for_must_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", "/nonexistent/agentmon.toml", "ps"]) == 3
+    assert "no configuration file" in capsys.readouterr().err
 
 
 def test_run_imports_nothing_heavy() -> None:
