@@ -89,7 +89,8 @@ class AuditLog:
             self._database = self._open()
         except (OSError, sqlite3.Error) as error:
             raise AgentmonError(
-                f"cannot open the audit log `{path}`: {error}; check the directory and the disk"
+                f"cannot open the audit log `{path}`: {getattr(error, 'strerror', None) or error}; check the directory "
+                "and the disk"
             ) from error
         self._queue: queue.Queue[Sequence[Record] | threading.Event | None] = queue.Queue(QUEUE_BATCHES)
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)

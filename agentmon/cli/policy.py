@@ -211,6 +211,7 @@ def _test(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
+    from agentmon.model.operations import Operation
     from agentmon.policy import schema
     from agentmon.policy.cases import expand, parse_object
     from agentmon.policy.explain import explain
@@ -221,13 +222,15 @@ def _explain(args: argparse.Namespace) -> int:
         return USAGE
     bound = _bind(args.policy, args)
     text, exe = args.object, args.exe
+    if operation is Operation.EXEC:
+        text = _program(text)
     if operation.is_path:
         path = os.path.abspath(os.fsdecode(expand(text, bound.variables)))
         text = os.path.realpath(path)
         if text != path and not args.json:
             print(f"{args.object} is {text}")
     if exe is not None:
-        exe = os.fsencode(os.path.realpath(expand(exe, bound.variables)))
+        exe = os.fsencode(os.path.realpath(expand(_program(exe), bound.variables)))
     try:
         target = os.fsencode(text) if operation.is_path else parse_object(operation, text, bound.variables)
     except ValueError as error:
@@ -262,6 +265,13 @@ def _explain(args: argparse.Namespace) -> int:
     for other in said.excepted:
         print(f"  not applied: {other.rule} ({other.action.word}, {other.source}), excepted by {other.hole}")
     return OK
+
+
+def _program(name: str) -> str:
+    """What the shell would run: a name without `/` is looked for in PATH."""
+    import shutil
+
+    return name if "/" in name or name.startswith(("~", "{")) else shutil.which(name) or name
 
 
 def _match_json(match: Match) -> dict[str, str]:

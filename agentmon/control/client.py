@@ -78,7 +78,9 @@ class Client:
                 ancillary = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)]
                 data = data[self._socket.sendmsg([data], ancillary) :]
         except OSError as error:
-            raise UnreachableError(f"the daemon at `{self.path}` went away: {error}") from error
+            raise UnreachableError(
+                f"the daemon at `{self.path}` went away: {(error.strerror or str(error)).lower()}"
+            ) from error
         return number
 
     def _messages(self) -> Iterator[dict[str, Any]]:
@@ -93,7 +95,9 @@ class Client:
             except TimeoutError as error:
                 raise UnreachableError(f"the daemon at `{self.path}` does not answer; see its log") from error
             except OSError as error:
-                raise UnreachableError(f"the daemon at `{self.path}` went away: {error}") from error
+                raise UnreachableError(
+                    f"the daemon at `{self.path}` went away: {(error.strerror or str(error)).lower()}"
+                ) from error
             if not chunk:
                 return
             self._buffer += chunk

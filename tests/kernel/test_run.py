@@ -96,7 +96,7 @@ def test_a_signal_to_run_reaches_the_command(served: Host, policy: Path) -> None
 
 
 def test_the_command_ended_by_a_signal_gives_128_and_its_number(served: Host, policy: Path) -> None:
-    assert served.agentmon("run", "-p", policy, "--", "sh", "-c", "kill -HUP $$").returncode == 128 + signal.SIGHUP
+    assert served.agentmon("run", "-p", policy, "--", "sh", "-c", "kill -ALRM $$").returncode == 128 + signal.SIGALRM
 
 
 def test_a_stopped_command_stops_run_and_goes_on_with_it(served: Host, policy: Path) -> None:

@@ -126,3 +126,8 @@ def test_a_policy_without_cases_is_no_success(good: Path, capsys: pytest.Capture
     assert "good.test.yaml" in capsys.readouterr().err
     assert run("test", "nosuch") == 3
     assert "no policy `nosuch`" in capsys.readouterr().err
+
+
+def test_explain_looks_for_a_program_as_a_shell_does(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("explain", "exec", "sh", "-p", str(good), "--exe", "env") == 0
+    assert f"allow: exec {Path('/bin/sh').resolve()}" in capsys.readouterr().out
