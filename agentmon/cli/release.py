@@ -39,6 +39,8 @@ def handle(args: argparse.Namespace) -> int:
         return USAGE
     with connect(args) as client:
         sessions = [s["session"] for s in client.call("ps")["sessions"]] if args.all else args.session
+        if not sessions and not args.json:
+            print("no live sessions")
         for session in sessions:
             reply = client.call("release", session=session)
             if args.json:
