@@ -29,8 +29,6 @@ char LICENSE[] SEC("license") = "GPL";
 #define FMODE_WRITE 2
 #define FMODE_CREATED \
 	0x100000 /* include/linux/fs.h: the open made the file; judged in path_mknod */
-#define FMODE_BACKING \
-	0x2000000 /* Linux 6.8: the lower file of an overlay; the upper one was judged */
 #define O_TRUNC 01000
 #define O_TMPFILE 020000000
 #define FMODE_EXEC \
@@ -68,12 +66,18 @@ static __always_inline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 
 /* Another name for a file would carry it out of the rules on its old one: linking and moving need both. */
 #define AM_READ_WRITE (1U << AM_READ | 1U << AM_WRITE)
 
+/*
+ * Whether no process can name what is on this mount: pipes, sockets and memfd, already held by somebody; and the private
+ * clones by which overlayfs opens its layers, after the merged file was judged.
+ */
 static __always_inline bool pseudo(__u64 mnt)
 {
-	struct vfsmount *m = (void *)mnt;
-	struct super_block *sb = am_load(struct vfsmount, m, mnt_sb);
+	struct vfsmount *v = (void *)mnt;
+	struct super_block *sb = am_load(struct vfsmount, v, mnt_sb);
+	struct mount *m = (void *)(mnt - bpf_core_field_offset(struct mount, mnt));
 
-	return am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER;
+	return am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER ||
+	       (__s64)am_load(struct mount, m, mnt_ns) == AM_MNT_NS_INTERNAL;
 }
 
 SEC("lsm/bprm_check_security")
@@ -91,7 +95,7 @@ int BPF_PROG(open_check, struct file *f)
 	unsigned int mode = f->f_mode, fl = f->f_flags;
 	__u32 ops = 0;
 
-	if (fl & FMODE_EXEC || mode & (FMODE_CREATED | FMODE_BACKING))
+	if (fl & FMODE_EXEC || mode & FMODE_CREATED)
 		return 0;
 	if (fl & O_TMPFILE)
 		ops = 1U << AM_CREATE;
@@ -100,7 +104,7 @@ int BPF_PROG(open_check, struct file *f)
 	if (mode & FMODE_READ && !(fl & O_TMPFILE))
 		ops |= 1U << AM_READ;
 	if (!ops || pseudo((__u64)f->f_path.mnt))
-		return 0; /* a pipe or socket: already held by somebody, and it has no path */
+		return 0;
 	return judge_path(ops, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0);
 }
 

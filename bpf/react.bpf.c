@@ -61,6 +61,8 @@ static __always_inline enum call call64(long nr)
 	case 44:
 	case 46:
 	case 307:
+	case 518: /* x32's own sendmsg and sendmmsg */
+	case 538:
 		return CALL_NET;
 	case 56:
 	case 57:
@@ -125,7 +127,33 @@ static __always_inline __u64 open_flags(enum call c, __u64 second, __u64 third)
 	return flags;
 }
 
-static __always_inline void judge_open(struct task_struct *t, long fd, __u64 asked)
+/*
+ * A number for a name as a program gives it, of its first 127 bytes. An interpreter opens its script by the very name
+ * that exec got: so the script's true path is judged for exec there, whatever link or dots led to it.
+ */
+static __noinline __u64 name_print(const void *name, bool from_user)
+{
+	__u64 w[16] = {}, print;
+	long n = from_user ? bpf_probe_read_user_str(w, sizeof(w), name)
+			   : bpf_probe_read_kernel_str(w, sizeof(w), name);
+
+	if (n <= 0)
+		return 0;
+	print = n;
+	for (int i = 0; i < 16; i++)
+		print = mix(print + w[i]);
+	return print | 1; /* 0 is none */
+}
+
+static __always_inline void set_script(const struct am_actor *a, __u64 print)
+{
+	struct am_proc *p = bpf_map_lookup_elem(&procs, &a->key);
+
+	if (p)
+		p->script = print;
+}
+
+static __always_inline void judge_open(struct task_struct *t, long fd, __u64 asked, __u64 name)
 {
 	struct am_actor a;
 	struct file *f;
@@ -155,13 +183,17 @@ static __always_inline void judge_open(struct task_struct *t, long fd, __u64 ask
 	mode = am_load(struct file, f, f_mode);
 	if (mode & FMODE_PATH)
 		return;
+	if (a.proc.script && name && name_print((void *)name, true) == a.proc.script) {
+		ops = 1U << AM_EXEC;
+		set_script(&a, 0);
+	}
 	flags = am_load(struct file, f, f_flags);
 	mnt = am_load(struct file, f, f_path.mnt);
 	sb = am_load(struct vfsmount, mnt, mnt_sb);
-	if (am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER)
-		return; /* a pipe or socket: already held by somebody, and it has no path */
-	if (mode & FMODE_CREATED || (flags & O_TMPFILE)) {
-		ops = 1U << AM_CREATE;
+	if (am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER) {
+		/* a pipe or socket: already held by somebody, and it has no path; but not to run */
+	} else if (mode & FMODE_CREATED || (flags & O_TMPFILE)) {
+		ops |= 1U << AM_CREATE;
 	} else {
 		if (mode & FMODE_READ)
 			ops |= 1U << AM_READ;
@@ -227,7 +259,9 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	if (c == CALL_SOCKET)
 		judge_socket(first, second, compat, nr);
 	else
-		judge_open(t, ret, open_flags(c, second, third));
+		judge_open(t, ret, open_flags(c, second, third),
+			   c == CALL_OPEN ? first
+					  : (c == CALL_HANDLE || c == CALL_CREAT ? 0 : second));
 	return 0;
 }
 
@@ -273,7 +307,8 @@ int BPF_PROG(ring_submit_old, struct io_kiocb *req)
 
 /*
  * A script's own path is gone by now: bprm->file is its interpreter, bprm->filename what the caller wrote. A plain
- * absolute or relative name is judged here; the daemon resolves it again (links, dots) and kills what this missed.
+ * absolute or relative name is judged here. What it led to (links, dots, descriptors) is judged when the interpreter
+ * opens it, see name_print(); the daemon resolves it once more.
  */
 static __always_inline void judge_script(struct am_actor *a, struct task_struct *t,
 					 struct linux_binprm *bprm)
@@ -347,8 +382,10 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		kill_current();
 		return 0;
 	}
-	if (bprm->filename != bprm->interp)
+	if (bprm->filename != bprm->interp) {
 		judge_script(&a, t, bprm);
+		set_script(&a, name_print(bprm->filename, false));
+	}
 	decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
 		    (__u64)f->f_inode, 0, true);
 	retag(&a, t);

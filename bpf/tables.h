@@ -125,6 +125,7 @@ struct am_proc {
 	__u64 exe_tags;
 	__u64 labels;
 	__u64 serial; /* of the session when the process joined it */
+	__u64 script; /* react: print of the script's name that its interpreter has yet to open; 0: none */
 };
 
 /* One counter per site where something is lost, refused for want of room, or cannot be told. */
@@ -154,6 +155,6 @@ _Static_assert(sizeof(struct am_net_list) == 392, "am_net_list");
 _Static_assert(sizeof(struct am_pin_key) == 24, "am_pin_key");
 _Static_assert(sizeof(struct am_session) == 16, "am_session");
 _Static_assert(sizeof(struct am_proc_key) == 16, "am_proc_key");
-_Static_assert(sizeof(struct am_proc) == 32, "am_proc");
+_Static_assert(sizeof(struct am_proc) == 40, "am_proc");
 
 #endif

@@ -23,6 +23,8 @@
 
 #define AM_PATH_END (AM_PATH_MAX - 1) /* one past the last byte of a path, in the path area */
 
+#define AM_MNT_NS_INTERNAL (-22) /* ERR_PTR(-EINVAL) in fs/mount.h: a mount that is in no tree */
+
 /*
  * Whether a mount namespace is the anonymous one of a tree that open_tree(2) or fsmount(2) made and nobody attached:
  * a path from its root says nothing. It has no number (alloc_mnt_ns() in fs/namespace.c), since Linux 6.18 a fixed one.
@@ -55,8 +57,8 @@ static __always_inline long walk_one(struct am_walk *w, char *path)
 		if (up == w->mount) {
 			__s64 ns = (__s64)am_load(struct mount, m, mnt_ns);
 
-			/* NULL: detached; -EINVAL, MNT_NS_INTERNAL: a mount that is in no tree */
-			if (ns == 0 || ns == -22 || detached((void *)ns))
+			/* NULL: detached */
+			if (ns == 0 || ns == AM_MNT_NS_INTERNAL || detached((void *)ns))
 				w->why = AM_PATH_UNREACHABLE;
 			w->done = 1;
 			return 1;

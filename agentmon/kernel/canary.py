@@ -189,7 +189,7 @@ _LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
 #: Said by `doctor` and `ps`: what each tier cannot stop, whatever the canaries saw.
 NOTES: Mapping[Tier, Mapping[Operation, str]] = {
     Tier.REACT: {
-        Operation.EXEC: "killed before its first instruction; scripts are judged by name, just after they start",
+        Operation.EXEC: "killed before its first instruction; a script by its name, and when its interpreter opens it",
         Operation.READ: "killed after the open, before the descriptor can be used (but another thread could race)",
         Operation.WRITE: "killed after the open: O_TRUNC has already emptied the file; truncate(2) is not seen",
         Operation.CREATE: "killed after the open: the empty file is there; "

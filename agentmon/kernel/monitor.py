@@ -27,7 +27,7 @@ LIVE, DOOMED = 1, 2
 
 SESSION = struct.Struct("=IIQ")
 PROC_KEY = struct.Struct("=QII")
-PROC = struct.Struct("=IIQQQ")
+PROC = struct.Struct("=IIQQQQ")
 
 COUNTERS = (
     "decisions", "blocked", "ring_lost", "scratch_exhausted", "path_too_long", "path_unreachable", "path_unstable",
@@ -235,8 +235,8 @@ class Monitor:
         raw = PROC_KEY.pack(key.start_ns, key.pid, 0)
         value = self._maps["procs"].lookup(raw)
         if value:
-            session, flags, _, labels, serial = PROC.unpack(value)
-            self._maps["procs"].update(raw, PROC.pack(session, flags, tags, labels, serial), 2)  # BPF_EXIST
+            session, flags, _, *rest = PROC.unpack(value)
+            self._maps["procs"].update(raw, PROC.pack(session, flags, tags, *rest), 2)  # BPF_EXIST
 
     # ---- records and counters
 
@@ -293,7 +293,7 @@ class Monitor:
 
 
 def _state(value: bytes) -> ProcessState:
-    session, _, tags, _, serial = PROC.unpack(value)
+    session, _, tags, _, serial, _ = PROC.unpack(value)
     return ProcessState(session, tags, serial)
 
 

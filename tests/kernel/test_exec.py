@@ -113,6 +113,20 @@ def test_a_script_is_judged_by_its_own_path(fence: Fence, tier: Tier, program: P
     assert object_path(outcome.decisions[-1]) == os.fsencode(program("show"))
 
 
+@pytest.mark.parametrize("way", ["symlink", "dots", "slashes", "env"])
+def test_a_script_by_another_name_does_not_run(fence: Fence, tier: Tier, ground: Path, way: str) -> None:
+    script, other, proof = ground / "script", ground / "other", ground / "proof"
+    script.write_text(f"#!{'/usr/bin/env sh' if way == 'env' else '/bin/sh'}\n: > {proof}\n")
+    script.chmod(0o755)
+    other.symlink_to(script)
+    (ground / "sub").mkdir()
+    names = {"dots": f"{ground}/sub/../script", "slashes": f"{ground}//script"}
+    outcome = fence.run(deny(script), lambda: in_child(lambda: os.execv(names.get(way, str(other)), ["script"])))
+    assert outcome.value != 0
+    assert not proof.exists()
+    assert any(d.verdict is Action.DENY and d.object == os.fsencode(script) for d in outcome.decisions)
+
+
 def test_a_script_named_relative_to_its_directory_is_judged(
     fence: Fence, tier: Tier, program: Program, ground: Path
 ) -> None:
