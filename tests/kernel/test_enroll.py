@@ -157,6 +157,7 @@ def _orphan(leader: int) -> int | None:
 @pytest.mark.parametrize(
     ("pid", "words"),
     [("999999999", "there is no process"), ("2", ""), ("x", "invalid int"), (str(os.getpid()), "above it")],
+    ids=["absent", "kernel thread", "no number", "above"],  # the same on every host: guests report by name
 )
 def test_bad_targets_are_named(served: Host, policy: Path, pid: str, words: str) -> None:
     done = served.agentmon("enroll", pid, "-p", policy, "--workspace", "/")
