@@ -22,6 +22,40 @@ struct am_actor {
 	__u32 doomed;
 };
 
+#ifndef AM_REACT
+static __always_inline void no_newborn(struct task_struct *t)
+{
+	__u64 address = (__u64)t;
+
+	if (nnewborn > 0 && !bpf_map_delete_elem(&newborn, &address))
+		__sync_fetch_and_add(&nnewborn, -1);
+}
+
+/* Whether the current process was born into a live session that it is not listed in; lists it then, if there is room. */
+static __always_inline bool born_enrolled(const struct am_actor *a, struct task_struct *t)
+{
+	struct task_struct *leader = t->group_leader;
+	__u64 address = (__u64)leader;
+	struct am_session *s;
+	struct am_proc *b, copy;
+
+	if (nnewborn <= 0)
+		return false;
+	b = bpf_map_lookup_elem(&newborn, &address);
+	if (!b)
+		return false;
+	copy = *b;
+	s = bpf_map_lookup_elem(&sessions, &copy.session);
+	if (!s || s->serial != copy.serial || !(s->flags & AM_S_LIVE))
+		return false; /* released since */
+	if (!bpf_map_update_elem(&procs, &a->key, &copy, BPF_NOEXIST)) {
+		__sync_fetch_and_add(&nprocs, 1);
+		count(AM_C_FORK_REPAIRED);
+	}
+	return true;
+}
+#endif
+
 /*
  * Returns: 0 the current process is not enrolled (or released); 1 it is, *a is filled;
  * -1 it is, but its session is not known any more, or it could not be added: deny.
@@ -37,6 +71,13 @@ static __always_inline int identify(struct am_actor *a)
 	a->key.tgid = t->tgid;
 	a->key.start_ns = t->group_leader->start_boottime;
 	p = bpf_map_lookup_elem(&procs, &a->key);
+#ifndef AM_REACT
+	if (!p && born_enrolled(a, t)) {
+		p = bpf_map_lookup_elem(&procs, &a->key);
+		if (!p)
+			return -1; /* the table is full */
+	}
+#endif
 	if (!p)
 		return is_condemned(&a->key) ? -1 : 0;
 	a->proc = *p;

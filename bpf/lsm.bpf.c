@@ -12,8 +12,10 @@
  *   lsm/socket_create          socket families that no address rule can judge
  *   lsm/socket_connect         connect
  *   lsm/socket_sendmsg         send, on connected sockets too
- *   lsm/task_alloc             a fork that could not be tracked is refused
- *   tp_btf/sched_process_fork, _exec, _exit                the process table
+ *   lsm/task_alloc             the child inherits; a fork that could not be tracked is refused
+ *   lsm/bprm_committed_creds   the new program's exe tags
+ *   lsm/task_free              a process that ended and is still listed
+ *   tp_btf/sched_process_fork, _exit                       the process table, at once
  *   iter/task                  enrolment of what already runs
  *
  * A hook that cannot tell (no scratch, no session, no path) takes the severest verdict of its operation.
@@ -282,6 +284,7 @@ SEC("lsm/task_alloc")
 int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 {
 	struct am_actor a;
+	__u64 address = (__u64)child;
 	int who;
 
 	if (clone_flags & AM_CLONE_THREAD)
@@ -289,20 +292,37 @@ int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 	who = identify(&a);
 	if (!who)
 		return 0;
-	if (nprocs + AM_FORK_SLACK >= knobs.procs_max) {
+	if (who < 0 || nprocs + AM_FORK_SLACK >= knobs.procs_max ||
+	    bpf_map_update_elem(&newborn, &address, &a.proc, BPF_ANY)) {
 		count(AM_C_FORK_REFUSED);
 		return -AM_EAGAIN;
 	}
+	__sync_fetch_and_add(&nnewborn, 1);
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binprm *bprm)
+/* What process_exit missed. Also called for a fork that failed, whose task still bears its parent's numbers. */
+SEC("lsm/task_free")
+int BPF_PROG(task_forget, struct task_struct *t)
+{
+	struct am_proc_key k = {};
+
+	no_newborn(t);
+	if (t->group_leader != t || t->pid != t->tgid)
+		return 0;
+	k.tgid = t->tgid;
+	k.start_ns = t->start_boottime;
+	forget(&k, t, t->exit_code);
+	return 0;
+}
+
+SEC("lsm/bprm_committed_creds")
+int BPF_PROG(process_exec, struct linux_binprm *bprm)
 {
 	struct am_actor a;
 
 	if (identify(&a) == 1) {
-		retag(&a, t);
+		retag(&a, (void *)bpf_get_current_task_btf());
 		send_execed(&a);
 	}
 	return 0;

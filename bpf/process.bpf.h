@@ -73,6 +73,9 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	ck.tgid = child->tgid;
 	ck.start_ns = child->start_boottime;
 	if (!adopt(&ck, &copy)) {
+#ifndef AM_REACT
+		no_newborn(child);
+#endif
 		send_process(AM_FORK, &ck, &copy, pk.tgid, pk.start_ns, 0);
 		return;
 	}
@@ -81,32 +84,33 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	send_process(AM_FORK_LOST, &ck, &copy, pk.tgid, pk.start_ns, 0);
 }
 
-static __always_inline void on_exit(struct task_struct *t)
+static __always_inline void forget(const struct am_proc_key *k, struct task_struct *t, int code)
 {
-	struct am_proc_key k = {};
-	struct am_proc *p, copy;
-	int code;
+	struct am_proc *p = bpf_map_lookup_elem(&procs, k), copy;
 
-	k.tgid = t->tgid;
-	k.start_ns = t->group_leader->start_boottime;
-	p = bpf_map_lookup_elem(&procs, &k);
-	if (!p && ncondemned <= 0)
-		return;
-	/* do_exit() has already counted this thread out: 0 means that the whole process is gone */
-	if (t->signal->live.counter > 0)
-		return;
-	if (ncondemned > 0 && !bpf_map_delete_elem(&condemned, &k))
+	if (ncondemned > 0 && !bpf_map_delete_elem(&condemned, k))
 		__sync_fetch_and_add(&ncondemned, -1);
 	if (!p)
 		return;
 	copy = *p;
-	code = t->signal->group_exit_code;
-	if (!code)
-		code = t->exit_code;
-	if (!bpf_map_delete_elem(&procs, &k)) {
+	if (!bpf_map_delete_elem(&procs, k)) {
 		__sync_fetch_and_add(&nprocs, -1);
-		send_process(AM_EXIT, &k, &copy, t->real_parent->tgid, 0, code);
+		send_process(AM_EXIT, k, &copy, t->real_parent->tgid, 0, code);
 	}
+}
+
+static __always_inline void on_exit(struct task_struct *t)
+{
+	struct am_proc_key k = {};
+	int code;
+
+	k.tgid = t->tgid;
+	k.start_ns = t->group_leader->start_boottime;
+	/* do_exit() has already counted this thread out: 0 means that the whole process is gone */
+	if (t->signal->live.counter > 0)
+		return;
+	code = t->signal->group_exit_code;
+	forget(&k, t, code ? code : t->exit_code);
 }
 
 /*

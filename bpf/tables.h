@@ -143,6 +143,7 @@ enum am_counter {
 	AM_C_NO_STATE,
 	AM_C_SIGNAL_FAILED,
 	AM_C_READ_FAILED,
+	AM_C_FORK_REPAIRED, /* a fork that the tracepoint missed, found by the child's first hook */
 	AM_COUNTERS,
 };
 

@@ -31,7 +31,7 @@ PROC = struct.Struct("=IIQQQQ")
 
 COUNTERS = (
     "decisions", "blocked", "ring_lost", "scratch_exhausted", "path_too_long", "path_unreachable", "path_unstable",
-    "path_retried", "fork_refused", "fork_lost", "no_state", "signal_failed", "read_failed",
+    "path_retried", "fork_refused", "fork_lost", "no_state", "signal_failed", "read_failed", "fork_repaired",
 )  # fmt: skip
 
 _MAPS = (
