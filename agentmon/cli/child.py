@@ -98,10 +98,10 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
-    def release(self, close: Sequence[int]) -> int:
+    def release(self, close: Sequence[int], *, io_uring: bool) -> int:
         """It is fenced: let it go on, without these descriptors. Returns a descriptor for `failure`."""
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._go, json.dumps({"go": True, "close": list(close)}).encode() + b"\n")
+            os.write(self._go, json.dumps({"io_uring": io_uring, "close": list(close)}).encode() + b"\n")
         os.close(self._go)
         return self._status
 
@@ -137,7 +137,10 @@ def _become(
         if not chunk:
             os._exit(128 + signal.SIGKILL)  # nobody will let us go
         data += chunk
-    for fd in json.loads(data)["close"]:
+    go_on = json.loads(data)
+    if not go_on["io_uring"]:
+        prctl.no_io_uring()
+    for fd in go_on["close"]:
         with contextlib.suppress(OSError):
             os.close(fd)
     if target.drop:

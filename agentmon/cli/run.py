@@ -55,6 +55,7 @@ def handle(args: argparse.Namespace) -> int:
 
     target = target_user(args.user, as_root=args.as_root)
     workspace = workspace_directory(args.workspace)
+    _warn_of_own_code(workspace)
     policy = policy_reference(args.policy)
     client = connect_or_start(args)
     import signal
@@ -82,10 +83,22 @@ def handle(args: argparse.Namespace) -> int:
     except BaseException:
         child.kill()
         raise
-    failure = child.release([fd for fd in close if fd > 2])
+    failure = child.release([fd for fd in close if fd > 2], io_uring=reply["tier"] == "lsm")
     status = supervise(child.pid, failure)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return _finish(client, reply["session"], child.pid, command[0], status, child.failure(failure), quiet=args.quiet)
+
+
+def _warn_of_own_code(workspace: str) -> None:
+    """An agent that may write agentmon's own program decides what root runs next."""
+    import agentmon
+
+    code = os.path.dirname(os.path.realpath(agentmon.__file__))
+    if os.geteuid() == 0 and os.path.commonpath([workspace, code]) == workspace:
+        say(
+            f"warning: the workspace `{workspace}` contains agentmon itself, so the agent can change what root runs"
+            " next; cd to the project it should work on, or give --workspace"
+        )
 
 
 def _finish(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -45,6 +46,19 @@ def policy(served: Host) -> Path:
         "  - {id: no-true, on: exec, paths: ['/usr/bin/true'], action: deny, reason: nothing is true}\n"
         "  - {id: no-net, on: connect, cidrs: ['127.0.0.1:9'], action: deny, reason: no network}\n"
     )
+
+
+def test_a_workspace_with_agentmon_in_it_is_warned_of(served: Host, policy: Path) -> None:
+    done = served.agentmon("run", "-p", policy, "--workspace", "/", "--", "echo", "on")
+    assert done.stdout == "on\n"
+    assert "contains agentmon itself" in done.stderr
+
+
+@pytest.mark.tier("react")
+def test_a_tier_that_cannot_judge_io_uring_hides_it(served: Host, policy: Path) -> None:
+    script = "import ctypes, os; c = ctypes.CDLL(None, use_errno=True); print(c.syscall(425, 4, 0), ctypes.get_errno())"
+    done = served.agentmon("run", "-p", policy, "--", sys.executable, "-c", script)
+    assert done.stdout == f"-1 {errno.ENOSYS}\n"
 
 
 def test_a_forbidden_read_is_stopped_and_summed_up(served: Host, policy: Path, tier: Tier) -> None:

@@ -75,11 +75,13 @@ class Host:
     def agentmon(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         options = {"capture_output": True, "text": True, "timeout": PATIENCE_S, "env": self.environment()} | options
+        options.setdefault("cwd", self.directory)
         return subprocess.run(self.command(*arguments), check=False, **options)
 
     def spawn(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
         """Start it."""
         options = {"text": True, "env": self.environment()} | options
+        options.setdefault("cwd", self.directory)
         return subprocess.Popen(self.command(*arguments), **options)
 
     def json(self, *arguments: str | Path) -> dict[str, Any]:
