@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -41,6 +42,7 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__set_max_entries": (_INT, [_PTR, _U32]),
     "bpf_map__initial_value": (_PTR, [_PTR, ctypes.POINTER(ctypes.c_size_t)]),
     "bpf_obj_get": (_INT, [_STR]),
+    "bpf_prog_get_fd_by_id": (_INT, [_U32]),
     "bpf_obj_get_info_by_fd": (_INT, [_INT, _PTR, ctypes.POINTER(_U32)]),
     "bpf_map_update_elem": (_INT, [_INT, _PTR, _PTR, _U64]),
     "bpf_map_lookup_elem": (_INT, [_INT, _PTR, _PTR]),
@@ -285,3 +287,31 @@ def open_pinned_map(path: str) -> Map:
     if lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
         raise KernelError(f"cannot query the pinned BPF map `{path}`: {os.strerror(ctypes.get_errno())}")
     return Map(fd, info.value_size)
+
+
+#: Offsets in ``struct bpf_link_info`` and ``struct bpf_prog_info`` (include/uapi/linux/bpf.h), and the latter's size
+_LINK_PROG_ID, _PROG_MISSES, _PROG_INFO_BYTES = 8, 208, 232
+
+
+def missed_runs(pinned_link: str) -> int:
+    """How often the kernel did not run the program of a pinned link although its event came (``recursion_misses``)."""
+    lib = library()
+    link = lib.bpf_obj_get(pinned_link.encode())
+    if link < 0:
+        return 0
+    program = -1
+    try:
+        info = _info(link)
+        program = lib.bpf_prog_get_fd_by_id(int.from_bytes(info[_LINK_PROG_ID : _LINK_PROG_ID + 4], sys.byteorder))
+        return int.from_bytes(_info(program)[_PROG_MISSES : _PROG_MISSES + 8], sys.byteorder) if program >= 0 else 0
+    finally:
+        os.close(link)
+        if program >= 0:
+            os.close(program)
+
+
+def _info(fd: int) -> bytes:
+    info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
+    size = _U32(_PROG_INFO_BYTES)
+    library().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size))
+    return info.raw

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agentmon.errors import KernelError
 from agentmon.kernel import host, objects, wire
-from agentmon.kernel.libbpf import Map
+from agentmon.kernel.libbpf import Map, missed_runs
 from agentmon.kernel.ring import Ring
 from agentmon.kernel.tables import U32, Tables, open_maps
 from agentmon.model.events import Event, ProcessKey
@@ -255,7 +255,11 @@ class Monitor:
         return events
 
     def counters(self) -> dict[str, int]:
-        """``enum am_counter``, summed over CPUs."""
+        """``enum am_counter``, summed over CPUs; in the react tier also ``tracepoint_missed``.
+
+        Since Linux 7.0 tracepoints are preemptible, and a program preempted in one makes others on its CPU miss theirs.
+        LSM hooks make up for that; the react tier has nothing but tracepoints.
+        """
         counters: Map = self._maps["counters"]
         totals: dict[str, int] = {}
         per_cpu = 8 * _possible_cpus()
@@ -263,6 +267,8 @@ class Monitor:
         for i, name in enumerate(COUNTERS):
             value = counters.lookup(U32.pack(i)) or bytes(per_cpu)
             totals[name] = sum(v for (v,) in struct.iter_unpack("=Q", value))
+        if self.tier is Tier.REACT:
+            totals["tracepoint_missed"] = sum(map(missed_runs, map(str, self._pins.links.iterdir())))
         return totals
 
     def memory_bytes(self) -> int:
