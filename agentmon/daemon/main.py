@@ -18,7 +18,7 @@ from agentmon.errors import AgentmonError, NotSupportedError
 from agentmon.kernel.monitor import Monitor
 
 #: How long to wait for another daemon that is just ending.
-LOCK_WAIT_S = 10.0
+LOCK_WAIT_S = 60.0
 
 
 def serve(config_path: Path = PATH, *, required: bool = False, embedded: bool = False, ready_fd: int = -1) -> int:
