@@ -29,7 +29,6 @@ from typing import IO
 CHECKOUT = Path(__file__).resolve().parents[2]
 GUEST = Path(__file__).parent / "guest"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -161,7 +160,12 @@ def mirror() -> str:
             origin, label, uri = line.split("|", 2)
             if origin == label == "Debian":
                 return uri.rstrip("/")
-    return DEFAULT_MIRROR
+    # not on Debian: debootstrap knows its project's own mirror
+    script = shutil.which("debootstrap")
+    default = re.search(r'^DEF_MIRROR="(.+)"$', Path(script).read_text(), re.MULTILINE) if script else None
+    if default is None:
+        raise VmError("no Debian mirror is known here: add one to apt's sources")
+    return default[1]
 
 
 def kernel(name: str) -> Kernel:
