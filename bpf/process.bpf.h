@@ -12,9 +12,9 @@
 /* Forks that may be under way at once between the check in task_alloc and the insertion. */
 #define AM_FORK_SLACK 512
 
-static __always_inline void send_process(__u32 what, const struct am_proc_key *k,
-					 const struct am_proc *p, __u32 ppid, __u64 parent_start,
-					 __s32 code)
+/* `t`: the task that the record is about, which need not be the current one (task_free) */
+static __always_inline void send_process(__u32 what, const struct am_proc_key *k, const struct am_proc *p,
+					 struct task_struct *t, __u32 ppid, __u64 parent_start, __s32 code)
 {
 	struct am_process e = {};
 	struct am_session *s;
@@ -37,9 +37,9 @@ static __always_inline void send_process(__u32 what, const struct am_proc_key *k
 	e.what = what;
 	e.ppid = ppid;
 	e.exit_code = code;
-	e.uid = bpf_get_current_uid_gid();
+	e.uid = t->cred->uid.val;
 	e.parent_start_ns = parent_start;
-	bpf_get_current_comm(e.comm, sizeof(e.comm));
+	bpf_core_read_str(e.comm, sizeof(e.comm), &t->comm);
 	send_record(&e, sizeof(e), what == AM_EXIT || what == AM_FORK_LOST);
 }
 
@@ -76,12 +76,12 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 #ifndef AM_REACT
 		no_newborn(child);
 #endif
-		send_process(AM_FORK, &ck, &copy, pk.tgid, pk.start_ns, 0);
+		send_process(AM_FORK, &ck, &copy, child, pk.tgid, pk.start_ns, 0);
 		return;
 	}
 	count(AM_C_FORK_LOST);
 	condemn(&ck);
-	send_process(AM_FORK_LOST, &ck, &copy, pk.tgid, pk.start_ns, 0);
+	send_process(AM_FORK_LOST, &ck, &copy, child, pk.tgid, pk.start_ns, 0);
 }
 
 static __always_inline void forget(const struct am_proc_key *k, struct task_struct *t, int code)
@@ -95,7 +95,7 @@ static __always_inline void forget(const struct am_proc_key *k, struct task_stru
 	copy = *p;
 	if (!bpf_map_delete_elem(&procs, k)) {
 		__sync_fetch_and_add(&nprocs, -1);
-		send_process(AM_EXIT, k, &copy, t->real_parent->tgid, 0, code);
+		send_process(AM_EXIT, k, &copy, t, t->real_parent->tgid, 0, code);
 	}
 }
 
