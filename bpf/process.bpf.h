@@ -40,7 +40,7 @@ static __always_inline void send_process(__u32 what, const struct am_proc_key *k
 	e.uid = t->cred->uid.val;
 	e.parent_start_ns = parent_start;
 	bpf_core_read_str(e.comm, sizeof(e.comm), &t->comm);
-	send_record(&e, sizeof(e), what == AM_EXIT || what == AM_FORK_LOST);
+	send_record(&e, sizeof(e), what == AM_FORK_LOST);
 }
 
 /* Adds a process; 0, or -1 if the table is full. */
