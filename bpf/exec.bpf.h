@@ -19,7 +19,8 @@ static __always_inline void set_tags(const struct am_actor *a, __u64 tags)
 /* Not inlined: see report_bare(). */
 static __noinline void send_execed(const struct am_actor *a)
 {
-	send_process(AM_EXECED, &a->key, &a->proc, (void *)bpf_get_current_task_btf(), a->ppid, 0, 0);
+	send_process(AM_EXECED, &a->key, &a->proc, (void *)bpf_get_current_task_btf(), a->ppid, 0,
+		     0);
 }
 
 static __always_inline void retag(const struct am_actor *a, struct task_struct *t)

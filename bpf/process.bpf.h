@@ -13,8 +13,9 @@
 #define AM_FORK_SLACK 512
 
 /* `t`: the task that the record is about, which need not be the current one (task_free) */
-static __always_inline void send_process(__u32 what, const struct am_proc_key *k, const struct am_proc *p,
-					 struct task_struct *t, __u32 ppid, __u64 parent_start, __s32 code)
+static __always_inline void send_process(__u32 what, const struct am_proc_key *k,
+					 const struct am_proc *p, struct task_struct *t, __u32 ppid,
+					 __u64 parent_start, __s32 code)
 {
 	struct am_process e = {};
 	struct am_session *s;
