@@ -32,7 +32,7 @@ def register(subparsers: Any) -> None:
     log = verbs.add_parser("log", help="print records, oldest first")
     log.add_argument("--session", metavar="SESSION", help="only this session")
     log.add_argument("--blocked", action="store_true", help="only what was denied or killed")
-    log.add_argument("--since", metavar="TIME", default="", help="such as 90s, 15m, 2h, 3d")
+    log.add_argument("--since", metavar="TIME", type=_span_ns, default=0, help="such as 90s, 15m, 2h, 3d")
     log.set_defaults(func=handle_log)
     verify = verbs.add_parser("verify", help="walk the hash chain; exit status 2 if it does not hold")
     verify.set_defaults(func=handle_verify)
@@ -45,7 +45,7 @@ def handle_log(args: argparse.Namespace) -> int:
     """Print records."""
     from agentmon.audit.read import read
 
-    since_ns = time.time_ns() - _span_ns(args.since) if args.since else 0
+    since_ns = time.time_ns() - args.since if args.since else 0
     out = None
     for record in read(args.file or audit_path(args), since_ns=since_ns):
         if args.session and record.session != args.session:
@@ -84,10 +84,10 @@ def handle_verify(args: argparse.Namespace) -> int:
 
 
 def _span_ns(text: str) -> int:
-    from agentmon.errors import ConfigError
-
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     try:
         return int(float(text[:-1]) * units[text[-1]] * 1e9)
     except (ValueError, KeyError, IndexError):
-        raise ConfigError(f"`{text}` is no span of time; give a number and one of s, m, h, d, such as 15m") from None
+        raise argparse.ArgumentTypeError(
+            f"`{text}` is no span of time; give a number and one of s, m, h, d, such as 15m"
+        ) from None

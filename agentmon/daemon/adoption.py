@@ -32,15 +32,12 @@ def adopt(daemon: Daemon) -> None:
             daemon.directory.remove(state.id)
             continue
         states[state.slot] = state
-    alive = {key: state.session for key, state in daemon.monitor.processes().items()}
-    inhabited = set(alive.values())
+    inhabited = {state.session for state in daemon.monitor.processes().values()}
     for slot, (policy_slot, _flags, serial) in live.items():
-        if slot not in inhabited:
-            daemon.monitor.close_session(slot)
-            if slot in states:
-                daemon.directory.remove(states[slot].id)
-            continue
         found = states.get(slot)
+        if found is None and slot not in inhabited:
+            daemon.monitor.close_session(slot)
+            continue
         if found is None:
             # Guarded, but its name is lost: the fence stays.
             found = SessionState(
@@ -51,8 +48,9 @@ def adopt(daemon: Daemon) -> None:
         _take(daemon, found)
     for policy_slot in _unused(daemon, {policy for policy, _, _ in live.values()}):
         daemon.monitor.remove_policy(policy_slot)
+    # what waits in the ring is of these sessions, of those too that ended meanwhile; then those are closed
+    daemon.drain()
     if daemon.engine.sessions:
-        daemon.execute_all(daemon.engine.reconcile(alive, time.time_ns()))
         log(f"took over {len(daemon.engine.sessions)} live session(s)")
 
 

@@ -182,9 +182,7 @@ class Verbs:
     def _summary(self, peer: Peer, request: Summary, privileged: bool) -> dict[str, Any]:
         daemon = self._daemon
         daemon.drain()
-        session = daemon.engine.find(request.session) or daemon.ended.get(request.session)
-        if session is None or not (privileged or session.uid == peer.uid):
-            raise RefusedError(f"there is no session `{request.session}`; see `agentmon ps`", "failed")
+        session = self._known(request.session, peer, privileged)
         last = session.last_blocked_exec
         return {
             **_session(session),
@@ -198,8 +196,17 @@ class Verbs:
             ),
         }
 
+    def _known(self, session_id: str, peer: Peer, privileged: bool) -> Session:
+        """The session, live or ended; another user's is as if it were not there."""
+        session = self._daemon.engine.find(session_id) or self._daemon.ended.get(session_id)
+        if session is None or not (privileged or session.uid == peer.uid):
+            raise RefusedError(f"there is no session `{session_id}`; see `agentmon ps`", "failed")
+        return session
+
     def _watch(self, connection: Connection, peer: Peer, request: Watch, privileged: bool) -> dict[str, Any]:
         engine, ended = self._daemon.engine, self._daemon.ended
+        if request.session is not None:
+            self._known(request.session, peer, privileged)
 
         def wanted(record: Record) -> bool:
             if request.session is not None and record.session != request.session:

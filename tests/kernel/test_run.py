@@ -220,6 +220,30 @@ def test_watch_shows_what_is_blocked_and_survives_a_restart(host: Host) -> None:
         watch.terminate()
 
 
+def test_watching_a_session_that_does_not_exist_is_an_error(served: Host) -> None:
+    done = served.agentmon("watch", "--session", "s-nope")
+    assert done.returncode == 1
+    assert "there is no session `s-nope`" in done.stderr
+
+
+def test_what_was_blocked_while_no_daemon_ran_bears_its_session(host: Host) -> None:
+    daemon = host.start()
+    secret = host.directory / "secret"
+    secret.write_text("x")
+    policy = host.policy(f"  - {{id: secret, on: read, paths: ['{secret}'], action: deny, reason: it is secret}}")
+    with subprocess.Popen(["sh", "-c", "read x; cat secret"], stdin=subprocess.PIPE, cwd=host.directory) as agent:
+        session = host.json("enroll", str(agent.pid), "-p", policy, "--accept", "all")["session"]
+        daemon.kill()
+        daemon.wait()
+        agent.communicate(b"go\n")
+    host.start()
+    done = host.agentmon("audit", "log", "--json", "--session", session)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [r["object"] for r in told if r["verdict"] == "deny"] == [str(secret)]
+    assert (told[-1]["kind"], told[-1]["operation"]) == ("session", "ended")
+    assert host.json("ps")["sessions"] == []
+
+
 def test_without_a_daemon_one_is_embedded_and_leaves_nothing(host: Host, tier: Tier) -> None:
     secret = host.directory / "secret"
     secret.write_text("x")
