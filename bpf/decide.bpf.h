@@ -166,12 +166,14 @@ static __always_inline void kill_current(void)
 		count(AM_C_SIGNAL_FAILED);
 }
 
-/* The finalizer of MurmurHash3: every bit of the input moves every bit of the result. */
-static __always_inline __u64 mix(__u64 x)
+/* Whether a fingerprint is in its bucket of a table (`seen` or `allowed`). */
+static __always_inline bool has_print(struct am_seen *s, __u64 print)
 {
-	x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdULL;
-	x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53ULL;
-	return x ^ (x >> 33);
+	for (int i = 0; i < AM_SEEN_WAYS; i++) {
+		if (s->way[i] == print)
+			return true;
+	}
+	return false;
 }
 
 /* Whether a plain allowed use of this object by this session was reported before; remembers it. */
@@ -184,17 +186,36 @@ static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u
 
 	if (!s)
 		return false;
-	for (int i = 0; i < AM_SEEN_WAYS; i++) {
-		if (s->way[i] == print)
-			return true;
-	}
+	if (has_print(s, print))
+		return true;
 	s->way[print >> 61] = print;
 	return false;
 }
 
+/* The fingerprint of a decision on the path that was just walked; 0: it may not be remembered. */
+static __always_inline __u64 decision_print(const struct am_actor *a, const struct am_job *job)
+{
+	/* what is created is reported each time */
+	if (!job->ino || job->ops & (1U << AM_CREATE))
+		return 0;
+	return mix(mix(mix(mix(mix(job->walk.sum + job->ino) +
+			       ((__u64)job->igen << 32 | job->dev)) +
+			   a->serial) +
+		       a->proc.exe_tags) +
+		   ((__u64)a->generation << 32 | job->ops)) |
+	       1;
+}
+
+static __always_inline struct am_seen *allowed_bucket(__u64 print)
+{
+	__u32 bucket = (print >> 1) & (AM_SEEN_BUCKETS - 1);
+
+	return bpf_map_lookup_elem(&allowed, &bucket);
+}
+
 /*
- * Judges the path already in the job (job->off) for each operation in job->ops; sets verdict, op, rule, reason.
- * `why` is walk()'s result. Ties between operations go to the later one.
+ * Judges the job for each operation in job->ops; sets verdict, op, rule, reason. `why`: there is no path to judge by
+ * (walk()'s result); 0: run_automaton() has been over it. Ties between operations go to the later one.
  * Returns the verdict. Global, so that the verifier looks at it once.
  */
 __noinline int judge(__u32 slot, __u32 why)
@@ -217,8 +238,6 @@ __noinline int judge(__u32 slot, __u32 why)
 	job->reason = why;
 	job->pinned = 0;
 	job->op = 0;
-	if (!why && (!p || run_automaton(slot)))
-		why = AM_NO_STATE;
 	pin = why || !job->ino ? NULL : bpf_map_lookup_elem(&pins, &k);
 	accept = job->accept;
 	for (__u32 op = 0; op < AM_PATH_OPS; op++) {
@@ -372,7 +391,10 @@ static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mn
 					 __u64 inode, __u32 flags, bool stop)
 {
 	struct am_job *job;
+	struct am_seen *known = NULL;
 	__u32 slot = 0, why, verdict;
+	__u64 print = 0;
+	int looked;
 
 	count(AM_C_DECISIONS);
 	if (a->doomed) {
@@ -390,15 +412,29 @@ static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mn
 		job->ops = ops;
 		job->exe_tags = a->proc.exe_tags;
 		inode_of(job, inode);
-		why = walk(slot, AM_PATH_END);
+		looked = walk_look(slot);
+		if (!looked)
+			print = decision_print(a, job);
+		if (print) {
+			known = allowed_bucket(print);
+			if (known && has_print(known, print)) {
+				release(job);
+				return AM_ALLOW;
+			}
+		}
+		why = walk_on(slot, AM_PATH_END, looked);
 		if (why == AM_PATH_UNSTABLE)
 			job->off =
 				AM_PATH_END; /* no path rather than a part of one that never was */
 		count_reason(why);
+		if (!why && run_automaton(slot))
+			why = AM_NO_STATE;
 		verdict = judge(slot, why);
 		if (verdict == AM_KILL || (stop && verdict >= AM_HOLD))
 			flags |= AM_F_KILLED;
 		report(job, a, flags);
+		if (known && verdict == AM_ALLOW && !why && print == decision_print(a, job))
+			known->way[print >> 61] = print;
 		release(job);
 	}
 	if (verdict >= AM_HOLD)

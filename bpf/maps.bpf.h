@@ -165,6 +165,17 @@ struct {
 	__type(value, struct am_seen);
 } seen SEC(".maps");
 
+/*
+ * Decisions that were plain allows and reported: fingerprints of everything that such a verdict depends on (the walk's
+ * sum, the inode, the operations, session, policy and exe tags). Whoever comes again needs neither path nor automaton.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_SEEN_BUCKETS);
+	__type(key, __u32);
+	__type(value, struct am_seen);
+} allowed SEC(".maps");
+
 /* 4 MiB: 200 ms of the worst flood measured (300,000 records of 64 bytes of path a second). */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -197,6 +208,7 @@ struct {
 struct am_knobs {
 	__u64 arena_mask; /* u16 units - 1 */
 	__s64 procs_max; /* entries of procs; tests make it small */
+	__u64 key; /* random: of the sums and fingerprints of paths */
 };
 
 const volatile struct am_knobs knobs SEC(".rodata.knobs") = {.arena_mask = 4095,
@@ -221,6 +233,14 @@ union am_contract {
 	enum am_what what;
 	enum am_counter counter;
 } contract;
+
+/* The finalizer of MurmurHash3: every bit of the input moves every bit of the result. */
+static __always_inline __u64 mix(__u64 x)
+{
+	x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdULL;
+	x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53ULL;
+	return x ^ (x >> 33);
+}
 
 static __always_inline void count(__u32 which)
 {

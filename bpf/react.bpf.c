@@ -359,6 +359,8 @@ static __always_inline void judge_script(struct am_actor *a, struct task_struct 
 	job->ops = 1U << AM_EXEC;
 	job->exe_tags = a->proc.exe_tags;
 	inode_of(job, 0);
+	if (!why && run_automaton(slot))
+		why = AM_NO_STATE;
 	judge(slot, why);
 	report(job, a, AM_F_SCRIPT | (job->verdict >= AM_HOLD ? AM_F_KILLED : 0));
 	if (job->verdict >= AM_HOLD) {

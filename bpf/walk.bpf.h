@@ -5,8 +5,9 @@
  * bpf_d_path is no help: it is relative to the task's root, so chroot evades it, and it is forbidden in many hooks.
  * A rename may run at the same time. Each name and parent is covered by its dentry's d_seq, which
  * __d_move() makes odd while it works (fs/dcache.c); the walk sums what it saw (sequence numbers, the hashes of names,
- * mount ids: no pointers, the verifier forbids arithmetic on them), and a second walk must see the same. Then every component stood still between the end of the first
- * walk and the start of the second: the path was true at that moment.
+ * mount ids: no pointers, the verifier forbids arithmetic on them), and a second walk must see the same. Then every
+ * component stood still between the end of the first walk and the start of the second: the path was true at that
+ * moment. The sum is keyed, so nobody outside the kernel can aim at one.
  */
 #ifndef AGENTMON_WALK_H
 #define AGENTMON_WALK_H
@@ -47,7 +48,7 @@ static __always_inline long walk_one(struct am_walk *w, char *path)
 	__u64 parent = (__u64)am_load(struct dentry, d, d_parent);
 	__u64 root = (__u64)am_load(struct mount, m, mnt.mnt_root);
 
-	w->sum = (w->sum ^ am_load(struct dentry, d, d_name.hash_len)) * 0x9e3779b97f4a7c15ULL +
+	w->sum = mix(w->sum ^ am_load(struct dentry, d, d_name.hash_len) ^ knobs.key) +
 		 ((__u64)am_load(struct mount, m, mnt_id) << 32) + seq;
 	if (seq & 1)
 		return 1; /* not done: being renamed at this moment */
@@ -109,10 +110,34 @@ static long walk_sum(__u32 i, struct am_walk_ctx *c)
 }
 
 /*
- * Writes the path of job->dentry on job->mount in front of `end` (offset in the path area, exclusive), sets
- * job->off. Returns 0, a reason (enum am_reason) why there is no path to trust, or -1: try again.
+ * The first pass: no path, only the sum over all that it is made of. Returns 0, a reason (enum am_reason) why there is
+ * no path to trust, or -1: try again.
  */
-__noinline int walk_once(__u32 slot, __u32 end)
+__noinline int walk_look(__u32 slot)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_walk_ctx c = {.job = job};
+	struct am_walk *w;
+
+	if (!job)
+		return AM_NO_SCRATCH;
+	w = &job->walk;
+	w->dentry = job->dentry;
+	w->mount = job->mount;
+	w->off = AM_PATH_END;
+	w->sum = w->why = w->done = 0;
+	/* a path of 4,095 bytes has at most 2,048 components, and mounts are crossed in between */
+	bpf_loop(AM_PATH_MAX, walk_sum, &c, 0);
+	if (!w->done)
+		return -1;
+	return w->why;
+}
+
+/*
+ * The second pass: writes the path in front of `end` (offset in the path area, exclusive), sets job->off. Returns as
+ * walk_look() does; -1 also when it did not see what the first pass saw.
+ */
+__noinline int walk_read(__u32 slot, __u32 end)
 {
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
 	struct am_walk_ctx c = {.job = job};
@@ -122,23 +147,18 @@ __noinline int walk_once(__u32 slot, __u32 end)
 	if (!job)
 		return AM_NO_SCRATCH;
 	w = &job->walk;
+	sum = w->sum;
 	w->dentry = job->dentry;
 	w->mount = job->mount;
 	w->off = end;
 	w->sum = w->why = w->done = 0;
-	/* a path of 4,095 bytes has at most 2,048 components, and mounts are crossed in between */
 	bpf_loop(AM_PATH_MAX, walk_copy, &c, 0);
 	job->off = w->off;
 	if (!w->done)
 		return -1;
 	if (w->why)
 		return w->why;
-	sum = w->sum;
-	w->dentry = job->dentry;
-	w->mount = job->mount;
-	w->sum = w->done = 0;
-	bpf_loop(AM_PATH_MAX, walk_sum, &c, 0);
-	if (!w->done || w->sum != sum)
+	if (w->sum != sum)
 		return -1;
 	if (job->off == AM_PATH_END) { /* the root itself */
 		job->off = AM_PATH_END - 1;
@@ -147,17 +167,26 @@ __noinline int walk_once(__u32 slot, __u32 end)
 	return 0;
 }
 
-/* walk_once() until two walks agree. Returns 0 or enum am_reason. */
-static __always_inline __u32 walk(__u32 slot, __u32 end)
+/* Both passes until they agree; `why` is what a first walk_look() said. Returns 0 or enum am_reason. */
+static __always_inline __u32 walk_on(__u32 slot, __u32 end, int why)
 {
 	for (int i = 0; i < AM_WALKS; i++) {
-		int why = walk_once(slot, end);
-
+		if (why > 0)
+			return why;
+		if (!why)
+			why = walk_read(slot, end);
 		if (why >= 0)
 			return why;
 		count(AM_C_PATH_RETRIED);
+		why = walk_look(slot);
 	}
 	return AM_PATH_UNSTABLE;
+}
+
+/* The path of job->dentry on job->mount, in front of `end`. Returns 0 or enum am_reason. */
+static __always_inline __u32 walk(__u32 slot, __u32 end)
+{
+	return walk_on(slot, end, walk_look(slot));
 }
 
 #endif

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str])
     state: dict[str, str] = {}
     try:
         obj.set_value_size("arena", arena_bytes)
-        obj.set_initial(".rodata.knobs", struct.pack("=Qq", arena_bytes // 2 - 1, procs_max))
+        obj.set_initial(".rodata.knobs", struct.pack("=QqQ", arena_bytes // 2 - 1, procs_max, secrets.randbits(64)))
         obj.set_max_entries("procs", procs_max)
         hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in OPTIONAL}
         for tracepoint in libbpf.missing_tracepoints(hooks):

@@ -64,6 +64,52 @@ def test_what_is_not_named_is_allowed_and_told_once(fence: Fence, secret: Path) 
     assert [(d.operation, d.verdict) for d in about] == [(Operation.READ, Action.ALLOW)]
 
 
+MOVES = {
+    "the file": ("open/sub/file", "closed/sub/file"),
+    "its directory": ("open/sub", "closed/sub2"),
+    "the directory above": ("open", "closed2"),
+}
+
+
+@pytest.mark.parametrize("moved", MOVES)
+def test_what_was_allowed_is_judged_anew_where_it_was_moved(fence: Fence, tier: Tier, ground: Path, moved: str) -> None:
+    for directory in ("open/sub", "closed/sub"):
+        (ground / directory).mkdir(parents=True)
+    (ground / "open/sub/file").write_bytes(SECRET)
+    old, new = (ground / name for name in MOVES[moved])
+    path = Path(str(ground / "open/sub/file").replace(str(old), str(new)))
+
+    def body() -> tuple[list[bytes], tuple[int, int]]:
+        before = [read(ground / "open/sub/file") for _ in range(3)]
+        os.rename(old, new)
+        return before, in_child(lambda: read(path))
+
+    outcome = fence.run(deny(f"{ground}/closed{{,2}}/**", "read"), body)
+    assert outcome.value == ([SECRET] * 3, blocked(tier))
+
+
+def test_another_name_of_an_allowed_file_is_judged_by_itself(fence: Fence, tier: Tier, ground: Path) -> None:
+    (ground / "closed").mkdir()
+    (ground / "file").write_bytes(SECRET)
+    os.link(ground / "file", ground / "closed/file")
+
+    def body() -> tuple[int, int]:
+        for _ in range(3):
+            read(ground / "file")
+        return in_child(lambda: read(ground / "closed/file"))
+
+    assert fence.run(deny(f"{ground}/closed/**", "read"), body).value == blocked(tier)
+
+
+def test_an_allowed_object_is_judged_anew_for_another_operation(fence: Fence, tier: Tier, secret: Path) -> None:
+    def body() -> tuple[int, int]:
+        for _ in range(3):
+            read(secret)
+        return in_child(lambda: os.open(secret, os.O_RDWR))
+
+    assert fence.run(deny(secret, "write"), body).value == blocked(tier)
+
+
 def test_audit_lets_it_happen_and_tells_it_each_time(fence: Fence, secret: Path) -> None:
     outcome = fence.run(deny(secret, "read", action="audit"), lambda: [read(secret) for _ in range(3)])
     assert outcome.value == [SECRET] * 3

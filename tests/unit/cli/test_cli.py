@@ -87,8 +87,9 @@ def test_a_policy_that_cannot_be_read_is_3(nowhere: Path, capsys: pytest.Capture
     assert "none.yaml" in capsys.readouterr().err
 
 
-def test_a_bad_span_is_3(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["audit", "log", "--since", "yesterday"]) == 3
+def test_a_bad_span_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="64"):
+        main(["audit", "log", "--since", "yesterday"])
     assert "`yesterday`" in capsys.readouterr().err
 
 
