@@ -298,6 +298,7 @@ int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 		return -AM_EAGAIN;
 	}
 	__sync_fetch_and_add(&nnewborn, 1);
+	count(AM_C_JOINED);
 	return 0;
 }
 

@@ -74,6 +74,7 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	ck.tgid = child->tgid;
 	ck.start_ns = child->start_boottime;
 	if (!adopt(&ck, &copy)) {
+		count(AM_C_JOINED);
 #ifndef AM_REACT
 		no_newborn(child);
 #endif

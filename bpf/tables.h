@@ -144,6 +144,7 @@ enum am_counter {
 	AM_C_SIGNAL_FAILED,
 	AM_C_READ_FAILED,
 	AM_C_FORK_REPAIRED, /* a fork that the tracepoint missed, found by the child's first hook */
+	AM_C_JOINED, /* entries that forks added to the process tables, counted while the parent is still in one */
 	AM_COUNTERS,
 };
 

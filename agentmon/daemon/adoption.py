@@ -32,7 +32,8 @@ def adopt(daemon: Daemon) -> None:
             daemon.directory.remove(state.id)
             continue
         states[state.slot] = state
-    inhabited = {state.session for state in daemon.monitor.processes().values()}
+    census = daemon.monitor.census()
+    inhabited = {s.session for s in census.processes.values()} | census.newborn if census else live.keys()
     for slot, (policy_slot, _flags, serial) in live.items():
         found = states.get(slot)
         if found is None and slot not in inhabited:

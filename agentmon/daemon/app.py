@@ -22,11 +22,10 @@ from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook
 from agentmon.daemon.state import SessionState, StateDirectory
 from agentmon.daemon.verbs import Verbs
-from agentmon.engine import Command, EndSession, Engine, Kill, Mismatch, Report, ResolveScript, Session
+from agentmon.engine import Command, EndSession, Engine, Kill, Mismatch, Recount, Report, ResolveScript, Session
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.kernel.monitor import Monitor
-from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Posture
 from agentmon.model.records import Record
 from agentmon.model.text import clean
@@ -62,7 +61,9 @@ class Daemon:
         self._stop = asyncio.Event()
         self._records: list[Record] = []
         self._idle_since = time.monotonic()
-        self._last_reconcile = 0.0
+        self._last_reconcile = time.monotonic()
+        #: The engine believes that a session has nobody left. At first: what a daemon before this one left is unknown.
+        self._recount = True
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -142,14 +143,18 @@ class Daemon:
             self.settle()
             if len(events) < READ_LIMIT:
                 break
-        if time.monotonic() - self._last_reconcile > RECONCILE_S:
-            self._last_reconcile = time.monotonic()
-            if self.engine.sessions:
-                self.execute_all(self.engine.reconcile(self._alive(), time.time_ns()))
-                self.settle()
+        if self._recount or time.monotonic() - self._last_reconcile > RECONCILE_S:
+            self._reconcile()
 
-    def _alive(self) -> dict[ProcessKey, int]:
-        return {key: state.session for key, state in self.monitor.processes().items()}
+    def _reconcile(self) -> None:
+        self._recount = False
+        self._last_reconcile = time.monotonic()
+        census = self.monitor.census() if self.engine.sessions else None
+        if census is None:
+            return  # nobody to ask about, or everybody forks: again after RECONCILE_S
+        alive = {key: state.session for key, state in census.processes.items()}
+        self.execute_all(self.engine.reconcile(alive, time.time_ns(), census.newborn))
+        self.settle()
 
     def report(self, record: Record) -> None:
         """Add a record to the batch that `settle` writes."""
@@ -186,6 +191,8 @@ class Daemon:
             case Mismatch(record, message):
                 self._records.append(record)
                 log(f"{record.session}: {message}")
+            case Recount():
+                self._recount = True
             case EndSession(session):
                 self._close(session)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The core without clock, socket or kernel: events in, commands out."""
 
-from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Report, ResolveScript
+from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Recount, Report, ResolveScript
 from agentmon.engine.core import Engine
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 
@@ -14,6 +14,7 @@ __all__ = [
     "Kill",
     "Mismatch",
     "Process",
+    "Recount",
     "Report",
     "ResolveScript",
     "Session",

@@ -42,10 +42,15 @@ class ResolveScript:
 
 
 @dataclass(frozen=True, slots=True)
+class Recount:
+    """A session has no process left as far as the records tell: ask the kernel, then call `Engine.reconcile`."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndSession:
     """The last process of the session has ended: free its slot."""
 
     session: Session
 
 
-Command = Report | Mismatch | Kill | ResolveScript | EndSession
+Command = Report | Mismatch | Kill | ResolveScript | Recount | EndSession

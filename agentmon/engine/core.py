@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 
-from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Report, ResolveScript
+from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Recount, Report, ResolveScript
 from agentmon.engine.sessions import Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason
@@ -100,8 +100,13 @@ class Engine:
         session_id, ended_ns = self._exits.get(pid, (None, 0))
         return session_id if now_ns - ended_ns < RECENT_NS else None
 
-    def reconcile(self, alive: Mapping[ProcessKey, int], now_ns: int) -> list[Command]:
-        """Compare with the kernel's own table (key -> slot): records of ends may have been lost."""
+    def reconcile(
+        self, alive: Mapping[ProcessKey, int], now_ns: int, newborn: Collection[int] = frozenset()
+    ) -> list[Command]:
+        """Compare with the kernel's own table (key -> slot): records may have been lost.
+
+        Ends the sessions that have nobody in it and no child on its way (slots in `newborn`).
+        """
         commands: list[Command] = []
         for session in list(self._sessions.values()):
             for key in [k for k in session.processes if alive.get(k) != session.slot]:
@@ -109,7 +114,7 @@ class Engine:
             for key, slot in alive.items():
                 if slot == session.slot and key not in session.processes:
                     session.processes[key] = Process(key, 0, -1, "?")
-            if not session.processes:
+            if not session.processes and session.slot not in newborn:
                 commands += self._end(session, now_ns)
         return commands
 
@@ -236,7 +241,8 @@ class Engine:
             record = record._replace(detail=_ended(event.exit_code))
             commands: list[Command] = [Report(record)]
             if not processes:
-                commands += self._end(session, now_ns)
+                # not yet the end: a child whose record was lost would run on unfenced
+                commands.append(Recount())
             return commands
         if event.what is What.FORK_LOST:
             message = f"a child of process {event.ppid} could not be tracked; it was not let go"

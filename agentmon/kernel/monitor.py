@@ -12,9 +12,9 @@ from pathlib import Path
 
 from agentmon.errors import KernelError
 from agentmon.kernel import host, objects, wire
-from agentmon.kernel.libbpf import Map, missed_runs
+from agentmon.kernel.libbpf import missed_runs
 from agentmon.kernel.ring import Ring
-from agentmon.kernel.tables import U32, Tables, open_maps
+from agentmon.kernel.tables import U32, U64, Tables, open_maps
 from agentmon.model.events import Event, ProcessKey
 from agentmon.model.operations import Tier
 from agentmon.model.tables import CompiledPolicy
@@ -25,6 +25,9 @@ MAX_PROCS = 16_384
 EVENTS_BYTES = 4 << 20
 LIVE, DOOMED = 1, 2
 
+#: Readings of the process tables before `census` gives up.
+CENSUS_TRIES = 5
+
 SESSION = struct.Struct("=IIQ")
 PROC_KEY = struct.Struct("=QII")
 PROC = struct.Struct("=IIQQQQ")
@@ -32,6 +35,7 @@ PROC = struct.Struct("=IIQQQQ")
 COUNTERS = (
     "decisions", "blocked", "ring_lost", "scratch_exhausted", "path_too_long", "path_unreachable", "path_unstable",
     "path_retried", "fork_refused", "fork_lost", "no_state", "signal_failed", "read_failed", "fork_repaired",
+    "joined",
 )  # fmt: skip
 
 _MAPS = (
@@ -48,6 +52,15 @@ class ProcessState:
     serial: int
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Who is enrolled, as of one moment."""
+
+    processes: dict[ProcessKey, ProcessState]
+    #: Slots of sessions with a child whose fork is under way or was missed (LSM tier).
+    newborn: frozenset[int]
+
+
 class Monitor:
     """The loaded programs and their maps.
 
@@ -62,6 +75,8 @@ class Monitor:
         self._pins = pins
         self._states = states
         self._maps = open_maps(pins.maps, _MAPS)
+        self._maps["counters"].value_size = 8 * _possible_cpus()
+        self._newborn = open_maps(pins.maps, ("newborn",))["newborn"] if self.tier is Tier.LSM else None
         self.tables = Tables(self._maps)
         self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
         self._serial = max((s for _, _, s in self._session_values().values()), default=0)
@@ -217,6 +232,28 @@ class Monitor:
         """Every enrolled process."""
         return dict(self._process_items())
 
+    def census(self) -> Census | None:
+        """Every enrolled process and newborn child; None if forks went on faster than the tables can be read.
+
+        Reading a hash takes many calls, and a child may land where was read already while its parent ends where was not
+        yet. Each addition by fork is counted before its parent can end: no addition during the reading, nobody missed.
+        """
+        for _ in range(CENSUS_TRIES):
+            before = self._count("joined")
+            newborn = frozenset(self._newborn_slots())
+            processes = self.processes()
+            if self._count("joined") == before:
+                return Census(processes, newborn)
+        return None
+
+    def _newborn_slots(self) -> Iterator[int]:
+        table = self._newborn
+        if table is None:
+            return
+        for key in table.keys(U64.size):
+            if value := table.lookup(key):
+                yield PROC.unpack(value)[0]
+
     def process(self, key: ProcessKey) -> ProcessState | None:
         """One enrolled process, or None."""
         value = self._maps["procs"].lookup(PROC_KEY.pack(key.start_ns, key.pid, 0))
@@ -260,16 +297,14 @@ class Monitor:
         Since Linux 7.0 tracepoints are preemptible, and a program preempted in one makes others on its CPU miss theirs.
         LSM hooks make up for that; the react tier has nothing but tracepoints.
         """
-        counters: Map = self._maps["counters"]
-        totals: dict[str, int] = {}
-        per_cpu = 8 * _possible_cpus()
-        counters.value_size = per_cpu
-        for i, name in enumerate(COUNTERS):
-            value = counters.lookup(U32.pack(i)) or bytes(per_cpu)
-            totals[name] = sum(v for (v,) in struct.iter_unpack("=Q", value))
+        totals = {name: self._count(name) for name in COUNTERS}
         if self.tier is Tier.REACT:
             totals["tracepoint_missed"] = sum(map(missed_runs, map(str, self._pins.links.iterdir())))
         return totals
+
+    def _count(self, name: str) -> int:
+        value = self._maps["counters"].lookup(U32.pack(COUNTERS.index(name))) or b""
+        return sum(v for (v,) in struct.iter_unpack("=Q", value))
 
     def memory_bytes(self) -> int:
         """Kernel memory of the maps, as the kernel accounts it."""

@@ -33,6 +33,7 @@ NET_POLICY = struct.Struct(">I")
 NET_ENTRY = struct.Struct("=HHHBBQQ")
 PIN_KEY = struct.Struct("=QIIII")
 U32 = struct.Struct("=I")
+U64 = struct.Struct("=Q")
 
 #: FS_IOC_GETVERSION (include/uapi/linux/fs.h): the inode generation
 _GET_GENERATION = 0x80087601

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.control.client import reachable
+from agentmon.kernel.monitor import EVENTS_BYTES
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 INSTANTS = int(os.environ.get("AGENTMON_INSTANTS", "34"))
@@ -185,3 +186,65 @@ def test_the_daemon_is_told_to_stop_while_a_session_lives(arena: Arena) -> None:
     daemon.terminate()
     assert daemon.wait(PATIENCE_S) == 0
     wait_for(arena.host.gone, "the pins to be taken away")
+
+
+PARENT = """
+read -r _ < "$1.go"
+i=0
+while [ $i -lt "$4" ]; do read -r line < "$3"; i=$((i + 1)); done
+exec sh -c "$5" parent "$1" "$2" "$5" 3
+"""
+#: Its execs leave records as large as that of the fork: when they do not fit any more, that does not either.
+FORK = """
+if [ $4 -gt 0 ]; then exec sh -c "$3" parent "$1" "$2" "$3" $(($4 - 1)); fi
+(read -r _ < "$1.gate"; if read -r line < "$2"; then : > "$1.leak"; fi) &
+: > "$1.forked"
+read -r _ < "$1.end"
+"""
+
+
+@contextlib.contextmanager
+def gate(fifo: Path) -> Iterator[None]:
+    """Somebody waits at this FIFO; let them go on at the end."""
+    opened: list[int] = []
+
+    def waits() -> bool:
+        with contextlib.suppress(OSError):  # ENXIO: nobody reads
+            opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(opened)
+
+    wait_for(waits, f"a reader of {fifo.name}")
+    yield
+    os.close(opened[0])
+
+
+def test_a_child_whose_record_was_lost_stays_fenced(arena: Arena) -> None:
+    """The ring is full when it is born, and there is room again when the last process that the daemon knows of ends."""
+    daemon = arena.host.start()
+    told = arena.host.directory / "told"
+    told.write_text("told\n")
+    policy = arena.host.policy(
+        f"  - {{id: secret, on: read, paths: ['{arena.secret}'], action: deny}}\n"
+        f"  - {{id: told, on: read, paths: ['{told}'], action: audit}}",
+        "parent",
+    )
+    marks = arena.host.directory / "child"
+    for name in (".go", ".gate", ".end"):
+        os.mkfifo(marks.with_suffix(name))
+    flood = str(EVENTS_BYTES // 100)
+    command = ["sh", "-c", PARENT, "parent", str(marks), str(arena.secret), str(told), flood, FORK]
+    run = arena.host.spawn("run", "--quiet", "-p", policy, "--", *command, stderr=subprocess.DEVNULL)
+    with gate(marks.with_suffix(".go")):
+        daemon.send_signal(signal.SIGSTOP)
+    wait_for(marks.with_suffix(".forked").exists, "the fork")
+    daemon.send_signal(signal.SIGCONT)
+    with gate(marks.with_suffix(".end")):
+        pass
+    run.wait(PATIENCE_S)
+    reply = arena.host.client().call("ps")
+    assert reply["counters"]["ring_lost"] > 0
+    assert [s["process_count"] for s in reply["sessions"]] == [1]
+    with gate(marks.with_suffix(".gate")):
+        pass
+    wait_for(lambda: not arena.host.client().call("ps")["sessions"], "the child to end")
+    assert not marks.with_suffix(".leak").exists()

@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from agentmon.engine import EndSession, Engine, Kill, Mismatch, Process, Report, ResolveScript, Session, View
+from agentmon.engine import (
+    EndSession,
+    Engine,
+    Kill,
+    Mismatch,
+    Process,
+    Recount,
+    Report,
+    ResolveScript,
+    Session,
+    View,
+)
 from agentmon.model.events import Address, Decision, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason, Tier
 from agentmon.model.tables import NO_RULE, RuleInfo
@@ -129,7 +140,9 @@ def test_the_session_ends_with_its_last_process(engine: Engine, session: Session
     engine.handle(process(What.FORK, child), 7)
     engine.handle(process(What.EXIT), 8)
     assert list(session.processes) == [child]
-    *_, end = engine.handle(process(What.EXIT, child), 9)
+    *_, ask = engine.handle(process(What.EXIT, child), 9)
+    assert ask == Recount()
+    *_, end = engine.reconcile({}, 9)
     assert end == EndSession(session)
     assert session.ended_ns == 9
     assert not engine.sessions
@@ -161,6 +174,14 @@ def test_lost_ends_are_found_again(engine: Engine, session: Session) -> None:
     assert set(session.processes) == {KEY, other}
     *_, end = engine.reconcile({}, 8)
     assert end == EndSession(session)
+
+
+def test_a_child_whose_record_was_lost_keeps_the_session(engine: Engine, session: Session) -> None:
+    child = ProcessKey(101, 6_000)
+    engine.handle(process(What.EXIT), 8)
+    assert engine.reconcile({}, 9, newborn={session.slot}) == []
+    assert engine.reconcile({child: session.slot}, 9) == []
+    assert list(engine.sessions) == [session]
 
 
 def test_events_of_no_session_are_still_reported(engine: Engine) -> None:
