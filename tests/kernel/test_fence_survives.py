@@ -57,6 +57,18 @@ class Arena:
         )
         return run, marks
 
+    def instants(self, seed: int) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+        """Runs, each some random time after its start; the last when its loop runs for sure, however slow the host."""
+        longest = span(self) * 1.2
+        chance = random.Random(seed)
+        for left in reversed(range(INSTANTS)):
+            run, marks = self.run()
+            if left:
+                time.sleep(chance.uniform(0, longest))
+            else:
+                wait_for(lambda marks=marks: ticks(marks) > 2, "the loop to run")
+            yield run, marks
+
     def check(self, marks: Path) -> None:
         """Nothing leaked, also not afterwards."""
         before = ticks(marks)
@@ -117,11 +129,7 @@ def test_the_loop_would_leak_without_a_fence(arena: Arena) -> None:
 
 def test_run_is_killed(arena: Arena) -> None:
     arena.host.start()
-    longest = span(arena) * 1.2
-    chance = random.Random(1)
-    for _ in range(INSTANTS):
-        run, marks = arena.run()
-        time.sleep(chance.uniform(0, longest))
+    for run, marks in arena.instants(1):
         run.kill()
         run.wait(PATIENCE_S)
         arena.check(marks)
@@ -133,11 +141,8 @@ def test_run_is_killed(arena: Arena) -> None:
 
 def test_the_daemon_is_killed(arena: Arena) -> None:
     daemon = arena.host.start()
-    longest = span(arena) * 1.2
-    chance = random.Random(2)
-    for _ in range(INSTANTS):
-        run, marks = arena.run()
-        time.sleep(chance.uniform(0, longest))
+    chance = random.Random(4)
+    for run, marks in arena.instants(2):
         daemon.kill()
         daemon.wait()
         arena.check(marks)
@@ -156,11 +161,7 @@ def test_the_daemon_is_killed(arena: Arena) -> None:
 
 
 def test_the_embedded_daemon_is_killed(arena: Arena) -> None:
-    longest = span(arena) * 1.2
-    chance = random.Random(3)
-    for _ in range(INSTANTS):
-        run, marks = arena.run()
-        time.sleep(chance.uniform(0, longest))
+    for run, marks in arena.instants(3):
         for pid in arena.host.daemon_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
