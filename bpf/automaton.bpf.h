@@ -175,6 +175,7 @@ __noinline int run_automaton(__u32 slot)
 	ix = (__u64)r.state * r.p->stride + r.p->cls['/'] + r.p->trans_base;
 	am_mask(ix, mask);
 	r.state = r.t[ix];
+	job->below = r.state;
 	if (r.state >= r.p->sticky_first) {
 		__u32 last;
 
@@ -234,6 +235,68 @@ __noinline int path_verdict(__u32 slot, __u32 op, __u32 accept)
 		best = b.best;
 	}
 	return best;
+}
+
+/*
+ * What holds for everything below the job's path without asking how it goes on: packed verdict, the default's with
+ * AM_NO_RULE; -1: nothing that blocks.
+ */
+__noinline int blocked_below(__u32 slot, __u32 op)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_policy *p;
+	__u64 o = op;
+	__u32 id;
+	int v;
+
+	am_bound(o, 7);
+	if (!job)
+		return am_pack(AM_DENY, AM_NO_RULE);
+	id = job->policy;
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (!p)
+		return am_pack(AM_DENY, AM_NO_RULE);
+	v = path_verdict(slot, o, p->accept_base + AM_ACCEPT_NONE);
+	if (v < 0)
+		v = am_pack(p->default_action[o], AM_NO_RULE);
+	return am_packed_action(v) >= AM_HOLD ? v : -1;
+}
+
+/* One u16 of the arena; `p`'s run. */
+static __always_inline __u32 arena_at(const struct am_policy *p, __u64 ix)
+{
+	__u64 mask = knobs.arena_mask;
+	__u32 zero = 0;
+	__u16 *t = bpf_map_lookup_elem(&arena, &zero);
+
+	ix += p->trans_base;
+	am_mask(ix, mask);
+	return t ? t[ix] : 0;
+}
+
+/*
+ * Whether fences differ between two directories, in states `below` and `other` with sticky bits that differ in
+ * `apart`: packed AM_DENY with the most severe rule of either, -1 if not.
+ */
+__noinline int fence_between(__u32 policy, __u32 below, __u32 other, __u64 apart)
+{
+	struct am_policy *p = bpf_map_lookup_elem(&policies, &policy);
+	__u64 at, table, holes = 0;
+	__u32 number, number2, rule, rule2;
+
+	if (!p)
+		return am_pack(AM_DENY, AM_NO_RULE);
+	number = arena_at(p, (__u64)below * p->stride + p->stride - 2);
+	number2 = arena_at(p, (__u64)other * p->stride + p->stride - 2);
+	table = (__u64)p->states * p->stride;
+	at = table + number * AM_FENCE_WORDS;
+	for (int i = 3; i >= 0; i--)
+		holes = holes << 16 | arena_at(p, at + i);
+	if (number == number2 && !(apart & holes))
+		return -1;
+	rule = arena_at(p, at + 4);
+	rule2 = arena_at(p, table + number2 * AM_FENCE_WORDS + 4);
+	return am_pack(AM_DENY, rule < rule2 ? rule : rule2);
 }
 
 #endif

@@ -192,11 +192,13 @@ static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u
 	return false;
 }
 
+#define AM_REMEMBERED (1U << AM_EXEC | 1U << AM_READ | 1U << AM_WRITE)
+
 /* The fingerprint of a decision on the path that was just walked; 0: it may not be remembered. */
 static __always_inline __u64 decision_print(const struct am_actor *a, const struct am_job *job)
 {
-	/* what is created is reported each time */
-	if (!job->ino || job->ops & (1U << AM_CREATE))
+	/* what happens to a name is judged by that name, and what is created is reported each time */
+	if (!job->ino || job->ops & ~AM_REMEMBERED)
 		return 0;
 	return mix(mix(mix(mix(mix(job->walk.sum + job->ino) +
 			       ((__u64)job->igen << 32 | job->dev)) +

@@ -58,6 +58,8 @@ enum am_reason {
 	AM_BAD_FAMILY = 7, /* a socket family that no rule can judge: severest verdict of connect */
 	AM_FOREIGN_ABI = 8, /* a system call ABI that this tier does not decode: killed */
 	AM_RING_OPEN = 9, /* io_uring opens a file where the tier cannot judge it: killed */
+	AM_CONTENTS =
+		10, /* rename of a directory: what is below it would become freer, or land where it may not be made */
 };
 
 enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };

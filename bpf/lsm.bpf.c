@@ -36,6 +36,9 @@ char LICENSE[] SEC("license") = "GPL";
 #define FMODE_EXEC \
 	0x20 /* __FMODE_EXEC in f_flags: opened to be run, judged in bprm_check_security */
 #define MSG_FASTOPEN 0x20000000
+#define S_IFMT 00170000
+#define S_IFDIR 0040000
+#define RENAME_EXCHANGE 2
 
 /* Returns: -EPERM for a verdict that blocks, else 0; as two constants, Linux 6.12 rejects the negation that clang makes. */
 static __always_inline int answer(__u32 verdict)
@@ -65,8 +68,8 @@ static __noinline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 inode
 	return answer(decide_path(&a, ops, mnt, dentry, inode, flags, false));
 }
 
-/* Another name for a file would carry it out of the rules on its old one: linking and moving need both. */
-#define AM_READ_WRITE (1U << AM_READ | 1U << AM_WRITE)
+/* Another name for a file carries it out of the rules on its old one: linking and moving it need all of these. */
+#define AM_CARRY (1U << AM_READ | 1U << AM_WRITE)
 
 /*
  * Whether no process can name what is on this mount: pipes, sockets and memfd, already held by somebody; and the private
@@ -136,27 +139,159 @@ int BPF_PROG(symlink_check, struct path *dir, struct dentry *d)
 	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
 }
 
+SEC("lsm/path_unlink")
+int BPF_PROG(unlink_check, struct path *dir, struct dentry *d)
+{
+	return judge_path(1U << AM_DELETE, (__u64)dir->mnt, (__u64)d, (__u64)d->d_inode, 0);
+}
+
+SEC("lsm/path_rmdir")
+int BPF_PROG(rmdir_check, struct path *dir, struct dentry *d)
+{
+	return judge_path(1U << AM_DELETE, (__u64)dir->mnt, (__u64)d, (__u64)d->d_inode, 0);
+}
+
+/* mode and owner; setxattr and utime have no hook that tells the path */
+static __always_inline int judge_attr(struct path *p)
+{
+	struct dentry *d = p->dentry;
+
+	if (pseudo((__u64)p->mnt))
+		return 0;
+	return judge_path(1U << AM_ATTR, (__u64)p->mnt, (__u64)d, (__u64)d->d_inode, 0);
+}
+
+SEC("lsm/path_chmod")
+int BPF_PROG(chmod_check, struct path *p)
+{
+	return judge_attr(p);
+}
+
+SEC("lsm/path_chown")
+int BPF_PROG(chown_check, struct path *p)
+{
+	return judge_attr(p);
+}
+
 SEC("lsm/path_link")
 int BPF_PROG(link_check, struct dentry *old, struct path *dir, struct dentry *d)
 {
 	/* link(2) stays on one mount, so the new directory's is the old name's too */
-	int err = judge_path(AM_READ_WRITE, (__u64)dir->mnt, (__u64)old, (__u64)old->d_inode, 0);
+	int err = judge_path(AM_CARRY | 1U << AM_LINK, (__u64)dir->mnt, (__u64)old,
+			     (__u64)old->d_inode, 0);
 
 	if (err)
 		return err;
 	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
 }
 
+/* The walk and the automaton over the job's path; 0, or enum am_reason why there is none. */
+static __always_inline __u32 follow(__u32 slot, struct am_job *job, __u64 mnt, __u64 dentry)
+{
+	__u32 why;
+
+	job->dentry = dentry;
+	job->mount = mnt - bpf_core_field_offset(struct mount, mnt);
+	why = walk(slot, AM_PATH_END);
+	if (!why && run_automaton(slot))
+		why = AM_NO_STATE;
+	return why;
+}
+
+/*
+ * Whether a directory may take all that is below it along; its own names were judged before. agentmon/policy/walk.py,
+ * run_move(), is the same in Python. The old name comes last: it is the one in the record.
+ */
+static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dentry, __u64 inode)
+{
+	struct am_actor a;
+	struct am_job *job;
+	__u64 sticky;
+	__u32 slot = 0, why, below;
+	int v = -1, w;
+
+	if (identify(&a) != 1)
+		return 0; /* judged before: not enrolled any more */
+	job = claim(&slot);
+	if (!job)
+		return answer(fallback(&a, 1U << AM_RENAME, AM_DENY, AM_NO_SCRATCH, 0));
+	job->policy = a.policy;
+	job->ops = 1U << AM_RENAME;
+	job->exe_tags = a.proc.exe_tags;
+	why = follow(slot, job, mnt, dentry);
+	below = job->below;
+	sticky = job->sticky;
+	if (!why) {
+		v = blocked_below(slot, AM_WRITE);
+		w = blocked_below(slot, AM_CREATE);
+		v = w > v ? w : v;
+		why = follow(slot, job, old_mnt, old);
+	}
+	inode_of(job, inode);
+	if (why) {
+		job->off = AM_PATH_END;
+		judge(slot, why);
+		job->verdict = AM_DENY;
+	} else if (below == job->below && sticky == job->sticky) {
+		release(job);
+		return 0;
+	} else {
+		w = blocked_below(slot, AM_READ);
+		v = w > v ? w : v;
+		w = blocked_below(slot, AM_WRITE);
+		v = w > v ? w : v;
+		w = fence_between(a.policy, job->below, below, job->sticky ^ sticky);
+		v = w > v ? w : v;
+		if (v < 0) {
+			release(job);
+			return 0;
+		}
+		job->op = AM_RENAME;
+		job->verdict = AM_DENY;
+		job->rule = am_packed_rule(v);
+		job->reason = AM_CONTENTS;
+		job->pinned = 0;
+	}
+	report(job, &a, 0);
+	release(job);
+	count(AM_C_BLOCKED);
+	return answer(AM_DENY);
+}
+
+static __always_inline bool is_directory(struct dentry *d)
+{
+	struct inode *i = d->d_inode;
+
+	return i && (i->i_mode & S_IFMT) == S_IFDIR;
+}
+
+/* `old` comes to be called as `d` is. */
+static __always_inline int judge_rename(struct path *old_dir, struct dentry *old, struct path *dir,
+					struct dentry *d)
+{
+	__u64 target = (__u64)d->d_inode;
+	int err = judge_path(AM_CARRY | 1U << AM_RENAME, (__u64)old_dir->mnt, (__u64)old,
+			     (__u64)old->d_inode, 0);
+
+	/* what is there under the new name is lost: that is a write */
+	if (!err)
+		err = judge_path(1U << AM_CREATE | (target ? 1U << AM_WRITE : 0), (__u64)dir->mnt,
+				 (__u64)d, target, 0);
+	if (!err && is_directory(old))
+		err = judge_move((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
+				 (__u64)old->d_inode);
+	return err;
+}
+
 SEC("lsm/path_rename")
 int BPF_PROG(rename_check, struct path *old_dir, struct dentry *old, struct path *dir,
-	     struct dentry *d)
+	     struct dentry *d, unsigned int flags)
 {
-	int err =
-		judge_path(AM_READ_WRITE, (__u64)old_dir->mnt, (__u64)old, (__u64)old->d_inode, 0);
+	int err = judge_rename(old_dir, old, dir, d);
 
-	if (err)
-		return err;
-	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+	if (!err && flags & RENAME_EXCHANGE)
+		err = judge_rename(dir, d, old_dir, old);
+	return err;
 }
 
 SEC("lsm/socket_create")

@@ -45,6 +45,8 @@ struct am_job {
 	__u32 dev, igen;
 	__u32 off; /* of the path in room, less AM_HEAD */
 	__u32 accept; /* absolute */
+	__u32 below; /* the state after one more slash */
+	__u32 pad;
 	__u16 rule, reason;
 	__u8 verdict, op, pinned, flags;
 	char room[AM_ROOM];

@@ -7,13 +7,17 @@
  * (a run of `accepts`), entry lists (a run of `lists`), address prefixes (`net`) and pinned inodes (`pins`).
  *
  * The automaton: next = arena[trans_base + state * stride + cls[byte]]; the last column of each row
- * (stride - 1) is the accept id of the state. State 0 is dead. Entering a state >= sticky_first ORs
+ * (stride - 1) is the accept id of the state, the one before it the number of its fence. State 0 is dead. Entering a state >= sticky_first ORs
  * accepts[id].sticky into a mask: a glob ending in ** that has matched for good. Accept ids 0..63
  * are the rows of the sticky bits themselves; id 64 is "nothing accepted".
  *
  * After the last byte the automaton takes one more step with '/', for its sticky bits only: a glob that ends
  * in a slash and two stars matches the directory itself too. The final state is the one before that step.
  * State 0 may end the walk early: nothing is left to match.
+ *
+ * A fence says what blocking rules do below a directory: it is that of the state after the slash. Fences follow the
+ * transitions in the arena, AM_FENCE_WORDS u16 each: four of sticky bits on which such rules' exceptions depend (the
+ * lowest first), the number of the most severe such rule or AM_NO_RULE. Number 0: no such rule.
  *
  * A verdict is the most severe over the lists of: the final state's row, each set sticky bit's row,
  * and the pinned inode's row; each list is sorted, most severe first, and its first entry whose conditions
@@ -36,6 +40,7 @@
 #define AM_NET_LEN 16
 #define AM_STICKY_BITS 64
 #define AM_ACCEPT_NONE 64
+#define AM_FENCE_WORDS 8
 
 struct am_entry {
 	__u16 rule;
@@ -71,6 +76,8 @@ struct am_policy {
 	__u8 default_action[AM_OPS];
 	__u8 severest[AM_OPS]; /* of any rule or the default, per operation */
 	__u8 cls[256];
+	__u32 fences;
+	__u32 pad;
 };
 
 struct am_net_key {
@@ -151,7 +158,7 @@ enum am_counter {
 _Static_assert(sizeof(struct am_entry) == 40, "am_entry");
 _Static_assert(sizeof(struct am_list) == 328, "am_list");
 _Static_assert(sizeof(struct am_accept) == 32, "am_accept");
-_Static_assert(sizeof(struct am_policy) == 336, "am_policy");
+_Static_assert(sizeof(struct am_policy) == 344, "am_policy");
 _Static_assert(sizeof(struct am_net_entry) == 24, "am_net_entry");
 _Static_assert(sizeof(struct am_net_list) == 392, "am_net_list");
 _Static_assert(sizeof(struct am_pin_key) == 24, "am_pin_key");

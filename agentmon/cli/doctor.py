@@ -72,7 +72,7 @@ def _own(skip: list[str], state: Path) -> dict[str, Any]:
     from agentmon.kernel import canary, objects
     from agentmon.kernel.host import BPFFS
     from agentmon.kernel.monitor import Monitor
-    from agentmon.model.operations import V1_OPERATIONS
+    from agentmon.model.operations import OPERATIONS
 
     for stale in BPFFS.glob("agentmon-doctor-*"):
         if not Path("/proc", stale.name.rpartition("-")[2]).exists():
@@ -90,9 +90,7 @@ def _own(skip: list[str], state: Path) -> dict[str, Any]:
             "enforcing": health.enforcing,
             "error": health.error,
             "programs": monitor.programs(),
-            "posture": {
-                op.word: {"posture": str(health.posture(op)), "note": notes.get(op, "")} for op in V1_OPERATIONS
-            },
+            "posture": {op.word: {"posture": str(health.posture(op)), "note": notes.get(op, "")} for op in OPERATIONS},
             "canaries": [
                 {"operation": f.operation.word, "attempt": f.attempt, "posture": str(f.posture), "note": f.note}
                 for f in health.findings

@@ -313,12 +313,12 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from agentmon.model.operations import V1_OPERATIONS
+    from agentmon.model.operations import OPERATIONS
 
     bound = _bind(args.policy, args)
     policy: Policy = bound.policy
     rules = [_rule_json(r.rule) for r in bound.rules]
-    defaults = {o.word: bound.defaults[o].word for o in V1_OPERATIONS}
+    defaults = {o.word: bound.defaults[o].word for o in OPERATIONS}
     if args.json:
         _emit({"policy": policy.name, "packs": list(policy.packs), "default": defaults, "rules": rules})
         return OK

@@ -26,7 +26,7 @@ from agentmon.engine import Command, EndSession, Engine, Kill, Mismatch, Recount
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.kernel.monitor import Monitor
-from agentmon.model.operations import Posture
+from agentmon.model.operations import CLAIMED, Posture
 from agentmon.model.records import Record
 from agentmon.model.text import clean
 
@@ -243,7 +243,8 @@ class Daemon:
             self.execute_all(self.engine.handle(event, time.time_ns()))
         health.leftovers = ()
         for finding in health.findings:
-            if finding.posture not in (Posture.PREVENTS, Posture.STOPS):
+            stopped = finding.posture in (Posture.PREVENTS, Posture.STOPS)
+            if not stopped and finding.operation in CLAIMED[self.monitor.tier]:
                 log(f"canary: {finding.operation.word} ({finding.attempt}) is {finding.posture}: {finding.note}")
         return health
 

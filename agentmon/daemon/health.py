@@ -14,7 +14,7 @@ from agentmon.kernel import canary
 from agentmon.kernel.monitor import Monitor
 from agentmon.kernel.objects import OPTIONAL
 from agentmon.model.events import Event
-from agentmon.model.operations import V1_OPERATIONS, Operation, Posture
+from agentmon.model.operations import CLAIMED, Operation, Posture, Tier
 
 
 @dataclass(slots=True)
@@ -27,12 +27,13 @@ class Health:
     duration_s: float = 0.0
     time_ns: int = 0
     leftovers: tuple[Event, ...] = ()
+    tier: Tier = Tier.LSM
 
     @property
     def enforcing(self) -> bool:
-        """Whether a canary of every operation was really stopped."""
+        """Whether a canary of every operation that this tier claims to stop was really stopped."""
         return self.postures is not None and all(
-            self.postures.get(operation) in (Posture.PREVENTS, Posture.STOPS) for operation in V1_OPERATIONS
+            self.postures.get(operation) in (Posture.PREVENTS, Posture.STOPS) for operation in CLAIMED[self.tier]
         )
 
     def posture(self, operation: Operation) -> Posture:
@@ -55,7 +56,7 @@ def check(monitor: Monitor, book: PolicyBook, parent: Path) -> Health:
     postures = found.postures
     for operation in blinded(monitor.programs()):
         postures[operation] = Posture.BLIND
-    return Health(found.findings, postures, "", found.duration_s, time.time_ns(), found.leftovers)
+    return Health(found.findings, postures, "", found.duration_s, time.time_ns(), found.leftovers, monitor.tier)
 
 
 def blinded(programs: Mapping[str, str]) -> set[Operation]:

@@ -15,7 +15,7 @@ from agentmon.daemon.requests import VERBS, Doctor, Enroll, Ping, Ps, Release, R
 from agentmon.engine import Session
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
 from agentmon.kernel import canary
-from agentmon.model.operations import V1_OPERATIONS
+from agentmon.model.operations import OPERATIONS
 from agentmon.model.records import Record
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Verbs:
     def _posture(self) -> dict[str, Any]:
         daemon = self._daemon
         notes = canary.NOTES.get(daemon.monitor.tier, {})
-        return {op.word: {"posture": str(daemon.health.posture(op)), "note": notes.get(op, "")} for op in V1_OPERATIONS}
+        return {op.word: {"posture": str(daemon.health.posture(op)), "note": notes.get(op, "")} for op in OPERATIONS}
 
     def _ps(self, peer: Peer, privileged: bool) -> dict[str, Any]:
         daemon = self._daemon

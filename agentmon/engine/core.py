@@ -35,6 +35,7 @@ REASONS: Mapping[int, str] = {
     Reason.NO_STATE: "the process could not be tracked",
     Reason.BAD_FAMILY: "no rule can judge this socket family",
     Reason.FOREIGN_ABI: "a system call ABI that cannot be judged here",
+    Reason.CONTENTS: "moving it would change what may be done with what is below it",
     Reason.RING_OPEN: "io_uring opens a file where it cannot be judged",
 }
 
@@ -154,6 +155,8 @@ class Engine:
             info = view.rules[rule]
             rule_id, reason = info.id, info.reason
             quiet = info.quiet
+            if event.reason == Reason.CONTENTS:
+                reason = f"{REASONS[Reason.CONTENTS]}: {reason}" if reason else REASONS[Reason.CONTENTS]
         elif verdict or event.reason != Reason.DEFAULT:
             reason = REASONS[event.reason]
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond

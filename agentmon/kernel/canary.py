@@ -24,7 +24,7 @@ from typing import Protocol
 
 from agentmon.errors import KernelError
 from agentmon.model.events import Decision, Event, ProcessKey
-from agentmon.model.operations import V1_OPERATIONS, Operation, Posture, Tier
+from agentmon.model.operations import OPERATIONS, PART_OF_WRITE, Operation, Posture, Tier
 from agentmon.model.tables import CompiledPolicy
 
 #: Nothing needs to listen there: discard.
@@ -107,8 +107,9 @@ class Grounds:
         directory = Path(os.path.realpath(parent)) / f"canary-{os.getpid()}-{time.monotonic_ns():x}"
         (directory / "forbidden").mkdir(parents=True, mode=0o700)
         (directory / "allowed").write_text("ok")
-        for name in ("read", "write", "truncate", "linked"):
+        for name in ("read", "write", "truncate", "delete", "rename", "link", "chmod", "chown"):
             (directory / "forbidden" / name).write_text("untouched")
+        (directory / "forbidden" / "rmdir").mkdir()
         return cls(directory, os.path.realpath(shutil.which("true") or "/bin/true"))
 
     def remove(self) -> None:
@@ -167,6 +168,12 @@ _ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.READ, "open for reading", _open("read", os.O_RDONLY), None),
     (Operation.WRITE, "open for writing", _open("write", os.O_WRONLY), None),
     (Operation.CREATE, "open that creates", _open("created", os.O_CREAT | os.O_WRONLY), "created"),
+    (Operation.DELETE, "unlink", lambda g: os.unlink(f"{g.forbidden}/delete"), None),
+    (Operation.DELETE, "rmdir", lambda g: os.rmdir(f"{g.forbidden}/rmdir"), None),
+    (Operation.RENAME, "rename", lambda g: os.rename(f"{g.forbidden}/rename", f"{g.directory}/renamed"), None),
+    (Operation.LINK, "link", lambda g: os.link(f"{g.forbidden}/link", f"{g.directory}/linked"), None),
+    (Operation.ATTR, "chmod", lambda g: os.chmod(f"{g.forbidden}/chmod", 0o600), None),
+    (Operation.ATTR, "chown", lambda g: os.chown(f"{g.forbidden}/chown", 1, 1), None),
     (Operation.CONNECT, "connect over IPv4", _connect(socket.AF_INET, "127.0.0.1"), None),
     (Operation.CONNECT, "connect over IPv6", _connect(socket.AF_INET6, "::1"), None),
     (Operation.CONNECT, "connect over IPv4 mapped", _connect(socket.AF_INET6, "::ffff:127.0.0.1"), None),
@@ -182,7 +189,7 @@ _LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.CREATE, "mkdir", lambda g: os.mkdir(f"{g.forbidden}/dir"), "dir"),
     (Operation.CREATE, "mknod", lambda g: os.mknod(f"{g.forbidden}/fifo", stat.S_IFIFO | 0o600), "fifo"),
     (Operation.CREATE, "symlink", lambda g: os.symlink("x", f"{g.forbidden}/symlink"), "symlink"),
-    (Operation.CREATE, "link", lambda g: os.link(f"{g.directory}/allowed", f"{g.forbidden}/link"), "link"),
+    (Operation.CREATE, "link", lambda g: os.link(f"{g.directory}/allowed", f"{g.forbidden}/linked"), "linked"),
     (Operation.CREATE, "rename", lambda g: os.rename(f"{g.directory}/movable", f"{g.forbidden}/moved"), "moved"),
 )  # fmt: skip
 
@@ -194,11 +201,13 @@ NOTES: Mapping[Tier, Mapping[Operation, str]] = {
         Operation.WRITE: "killed after the open: O_TRUNC has already emptied the file; truncate(2) is not seen",
         Operation.CREATE: "killed after the open: the empty file is there; "
         "mkdir, mknod, symlink, link and rename are not seen",
+        **dict.fromkeys(PART_OF_WRITE, "not seen: this kernel has no BPF LSM"),
         Operation.CONNECT: "TCP and UDP over IPv4 and IPv6; other families by their socket",
         Operation.SEND: "sends on sockets that are already connected are judged when they connect, not again",
     },
     Tier.LSM: {
         Operation.READ: "descriptors received over a unix socket are judged by who opened them",
+        Operation.ATTR: "mode and owner; extended attributes and times are not judged",
     },
 }
 
@@ -210,8 +219,12 @@ PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {
     "mknod_check": (Operation.CREATE,),
     "mkdir_check": (Operation.CREATE,),
     "symlink_check": (Operation.CREATE,),
-    "link_check": (Operation.CREATE,),
-    "rename_check": (Operation.CREATE,),
+    "link_check": (Operation.CREATE, Operation.LINK),
+    "rename_check": (Operation.CREATE, Operation.RENAME),
+    "unlink_check": (Operation.DELETE,),
+    "rmdir_check": (Operation.DELETE,),
+    "chmod_check": (Operation.ATTR,),
+    "chown_check": (Operation.ATTR,),
     "socket_check": (Operation.CONNECT, Operation.SEND),
     "connect_check": (Operation.CONNECT,),
     "send_check": (Operation.SEND,),
@@ -227,7 +240,7 @@ PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {
 
 def operations_of(program: str) -> tuple[Operation, ...]:
     """Operations that cannot be relied on without this program; all, when it serves tracking or is unknown."""
-    return PROGRAM_OPERATIONS.get(program, V1_OPERATIONS)
+    return PROGRAM_OPERATIONS.get(program, OPERATIONS)
 
 
 @dataclass(slots=True)

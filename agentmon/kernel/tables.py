@@ -27,7 +27,8 @@ MAX_LISTS = 8_192
 ENTRY = struct.Struct("=HB5xQQQQ")
 LIST_HEAD = struct.Struct("=II")
 ACCEPT = struct.Struct("=QQ8H")
-POLICY = struct.Struct(f"=8I{OPERATION_SLOTS}s{OPERATION_SLOTS}s256s")
+POLICY = struct.Struct(f"=8I{OPERATION_SLOTS}s{OPERATION_SLOTS}s256sII")
+FENCE = struct.Struct("=QH6x")
 NET_KEY_HEAD = struct.Struct("=I")
 NET_POLICY = struct.Struct(">I")
 NET_ENTRY = struct.Struct("=HHHBBQQ")
@@ -110,8 +111,8 @@ class Tables:
             nets.setdefault(NET_POLICY.unpack_from(key, 4)[0], []).append(key)
         for key in self._maps["pins"].keys(PIN_KEY.size):
             pins.setdefault(PIN_KEY.unpack(key)[3], []).append(key)
-        for slot, (generation, trans, stride, states, _, _, accept, lists, *_) in found:
-            self._trans.mark(trans, stride * states)
+        for slot, (generation, trans, stride, states, _, _, accept, lists, *_, fences, _) in found:
+            self._trans.mark(trans, stride * states + fences * FENCE.size // 2)
             # exact lengths are not kept in the kernel: keep everything up to the next run
             self._accepts.mark(accept, 0)
             self._lists.mark(lists, 0)
@@ -132,7 +133,8 @@ class Tables:
         slot = next((s for s in range(MAX_POLICIES) if s not in self._installed), None)
         if slot is None:
             raise KernelError(f"all {MAX_POLICIES} policy slots are in use: release sessions that have ended")
-        words = policy.states * policy.stride
+        fences = b"".join(FENCE.pack(fence.holes, fence.rule) for fence in policy.fences)
+        words = policy.states * policy.stride + len(fences) // 2
         trans = self._trans.take(words)
         if trans is None:
             raise KernelError(
@@ -151,7 +153,9 @@ class Tables:
         prefixes = tuple(_net_key(slot, p.address, p.length_bits) for p in policy.net)
         pins: list[bytes] = []
         try:
-            self._write_arena(2 * trans, memoryview(policy.transitions).cast("B"))
+            transitions = memoryview(policy.transitions).cast("B")
+            self._write_arena(2 * trans, transitions)
+            self._write_arena(2 * trans + len(transitions), memoryview(fences))
             for i, accept in enumerate(policy.accepts):
                 self._maps["accepts"].update(
                     U32.pack(accepts + i), ACCEPT.pack(accept.sticky, accept.exe_tags, *accept.lists)
@@ -186,6 +190,7 @@ class Tables:
         header = POLICY.pack(
             generation, trans, policy.stride, policy.states, policy.start, policy.sticky_first, accepts, lists,
             bytes(policy.defaults), bytes(policy.severest), policy.classes,
+            len(policy.fences), 0,
         )  # fmt: skip
         self._maps["policies"].update(U32.pack(slot), header)
         self._generation = generation

@@ -55,12 +55,16 @@ class Operation(enum.IntEnum):
 PATH_OPERATIONS = 8
 OPERATION_SLOTS = 24
 
-#: Operations that policy version 1 can name; the others are reserved words.
-V1_OPERATIONS = (
+#: What a rule or default for `write` says too, unless others say more about these alone.
+PART_OF_WRITE = (Operation.DELETE, Operation.RENAME, Operation.LINK, Operation.ATTR)
+
+#: Operations that a policy can name; the others are reserved words.
+OPERATIONS = (
     Operation.EXEC,
     Operation.READ,
     Operation.WRITE,
     Operation.CREATE,
+    *PART_OF_WRITE,
     Operation.CONNECT,
     Operation.SEND,
 )
@@ -99,6 +103,7 @@ class Reason(enum.IntEnum):
     BAD_FAMILY = 7
     FOREIGN_ABI = 8
     RING_OPEN = 9
+    CONTENTS = 10
 
 
 class Tier(enum.IntEnum):
@@ -106,6 +111,13 @@ class Tier(enum.IntEnum):
 
     LSM = 1
     REACT = 2
+
+
+#: What each tier claims to stop: `enforcing` means that a canary of each was really stopped.
+CLAIMED = {
+    Tier.LSM: OPERATIONS,
+    Tier.REACT: tuple(o for o in OPERATIONS if o not in PART_OF_WRITE),
+}
 
 
 class Posture(enum.StrEnum):

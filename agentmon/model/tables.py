@@ -54,6 +54,17 @@ class Accept:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """What blocking rules say of everything below a directory. Number 0 is the empty one.
+
+    ``rule``: the most severe that something below meets. ``holes``: sticky bits that such rules' exceptions ask for.
+    """
+
+    holes: int = 0
+    rule: int = NO_RULE
+
+
+@dataclass(frozen=True, slots=True)
 class NetEntry:
     """One rule at an address prefix (``struct am_net_entry``). ``ops``: bit 0 connect, 1 send, 2 bind, 3 listen."""
 
@@ -93,13 +104,14 @@ class CompiledPolicy:
     name: str
     rules: tuple[RuleInfo, ...]
     classes: bytes  # 256: byte -> class
-    stride: int  # classes + 1 (the accept column)
+    stride: int  # classes + 2 (the fence and the accept column)
     states: int
     start: int
     sticky_first: int
     transitions: array[int]  # "H", states * stride
     accepts: tuple[Accept, ...]  # rows 0..63 sticky bits, 64 nothing, then states'
     lists: tuple[tuple[Entry, ...], ...]  # list 0 is empty
+    fences: tuple[Fence, ...]  # by the number in a state's fence column
     net: tuple[NetPrefix, ...]
     pins: tuple[Pin, ...]
     defaults: tuple[Action, ...]  # OPERATION_SLOTS

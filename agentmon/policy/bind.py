@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentmon.errors import PolicyError
-from agentmon.model.operations import OPERATION_SLOTS, V1_OPERATIONS, Action, Operation
+from agentmon.model.operations import OPERATION_SLOTS, OPERATIONS, PART_OF_WRITE, Action, Operation
 from agentmon.model.tables import NO_RULE, RuleInfo
 from agentmon.policy.glob import EVERYTHING, MAX_TEXT_BYTES, Glob, bind
 from agentmon.policy.network import ALL_PORTS, covers, family_of
@@ -119,7 +119,7 @@ def bind_policy(policy: Policy, variables: Variables) -> BoundPolicy:
             BoundRule(
                 index=index,
                 rule=rule,
-                operations=frozenset(rule.operations),
+                operations=_meant(rule.operations),
                 action=rule.action,
                 includes=globs(rule.paths, values) or (EVERYTHING,),
                 excepts=globs(rule.except_paths, values),
@@ -137,11 +137,16 @@ def bind_policy(policy: Policy, variables: Variables) -> BoundPolicy:
         )
     defaults = [Action.ALLOW] * OPERATION_SLOTS
     severest = [Action.ALLOW] * OPERATION_SLOTS
-    for operation in V1_OPERATIONS:
+    for operation in OPERATIONS:
         # Nothing said anywhere: closed. `policy check` warns.
-        defaults[operation] = policy.defaults.get(operation, Action.DENY)
+        silent = policy.defaults.get(Operation.WRITE, Action.DENY) if operation in PART_OF_WRITE else Action.DENY
+        defaults[operation] = policy.defaults.get(operation, silent)
         severest[operation] = max([defaults[operation], *(r.action for r in bound if operation in r.operations)])
     return BoundPolicy(policy, variables, tuple(bound), tuple(sets), tuple(defaults), tuple(severest))
+
+
+def _meant(operations: tuple[Operation, ...]) -> frozenset[Operation]:
+    return frozenset((*operations, *PART_OF_WRITE) if Operation.WRITE in operations else operations)
 
 
 def _ranges(networks: Iterable[Network], ports: tuple[tuple[int, int], ...]) -> tuple[Range, ...]:

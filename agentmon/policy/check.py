@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from agentmon.model.operations import V1_OPERATIONS, Operation
+from agentmon.model.operations import OPERATIONS, PART_OF_WRITE, Operation
 from agentmon.model.tables import CompiledPolicy
 from agentmon.policy.automaton import TooManyStatesError, build
 from agentmon.policy.bind import BoundPolicy, BoundRule
@@ -23,7 +23,7 @@ def warnings(bound: BoundPolicy, compiled: CompiledPolicy) -> list[str]:
 
 
 def _silent_defaults(bound: BoundPolicy) -> Iterator[str]:
-    silent = [o.word for o in V1_OPERATIONS if o not in bound.policy.defaults]
+    silent = [o.word for o in OPERATIONS if o not in bound.policy.defaults and o not in PART_OF_WRITE]
     if silent:
         words = ", ".join(f"`{w}`" for w in silent)
         yield f"{bound.policy.file}:1:1: no default for {words}, so deny; say so with `default: {{{silent[0]}: deny}}`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agentmon.errors import PolicyError
@@ -18,12 +18,14 @@ from agentmon.model.tables import (
     Accept,
     CompiledPolicy,
     Entry,
+    Fence,
     Pin,
 )
-from agentmon.policy.automaton import DEAD, TooManyStatesError, build, merge
+from agentmon.policy.automaton import DEAD, Automaton, TooManyStatesError, build, merge
 from agentmon.policy.bind import BoundPolicy, BoundRule, bind_policy
 from agentmon.policy.compile_net import compile_net
-from agentmon.policy.glob import Glob
+from agentmon.policy.fences import fences, fencing
+from agentmon.policy.glob import SLASH, Glob
 from agentmon.policy.rules import Policy, Variables
 
 #: Live policies share rows and lists in the kernel (``AM_MAX_ACCEPTS``, ``AM_MAX_LISTS``): one may not take all.
@@ -76,7 +78,7 @@ class _Compiler:
             self.accepts.append(self._state_accept([use]))
         self.accepts += [Accept()] * (STICKY_BITS + 1 - len(self.accepts))
         self.rows[Accept()] = ACCEPT_NONE
-        classes, stride, start, sticky_first, transitions, states = self._automaton()
+        classes, stride, start, sticky_first, transitions, states, fences_found = self._automaton()
         pins = self._pins()
         net = compile_net(self.bound)
         for name, size, most in (("accept rows", self.accepts, MAX_ACCEPTS), ("rule lists", self.lists, MAX_LISTS)):
@@ -96,6 +98,7 @@ class _Compiler:
             transitions=transitions,
             accepts=tuple(self.accepts),
             lists=tuple(self.lists),
+            fences=fences_found,
             net=net,
             pins=pins,
             defaults=self.bound.defaults,
@@ -124,7 +127,7 @@ class _Compiler:
     def _plain(self, glob: Glob) -> _Use:
         return self.plain_uses.setdefault(glob, _Use())
 
-    def _automaton(self) -> tuple[bytes, int, int, int, array[int], int]:
+    def _automaton(self) -> tuple[bytes, int, int, int, array[int], int, tuple[Fence, ...]]:
         groups: dict[tuple[object, ...], int] = {}
         plain: dict[Glob, int] = {}
         uses: list[_Use] = []
@@ -149,15 +152,35 @@ class _Compiler:
         kept = sorted({*stands_for, DEAD}, key=lambda s: (automaton.sticks[s] != 0, s))
         number = dict(zip(kept, range(len(kept)), strict=True))
         renamed = [number[s] for s in stands_for]
+        rows = [[renamed[t] for t in automaton.rows[state]] for state in kept]
+        column, found = self._fences(automaton, rows, kept, labels)
         transitions = array("H")
-        for state in kept:
+        for state, row, fence in zip(kept, rows, column, strict=True):
             label, sticks = labels[state], automaton.sticks[state]
-            row = [renamed[t] for t in automaton.rows[state]]
-            row.append(self._row(Accept(sticks, label.exe_tags, label.lists) if sticks else label))
+            row += [fence, self._row(Accept(sticks, label.exe_tags, label.lists) if sticks else label)]
             transitions.extend(row)
         sticky_first = sum(1 for s in kept if not automaton.sticks[s])
         start = renamed[automaton.start]
-        return automaton.classes, automaton.width + 1, start, sticky_first, transitions, len(kept)
+        return automaton.classes, automaton.width + 2, start, sticky_first, transitions, len(kept), found
+
+    def _fences(
+        self, automaton: Automaton, rows: list[list[int]], kept: list[int], labels: list[Accept]
+    ) -> tuple[list[int], tuple[Fence, ...]]:
+        entries = list(self.lists)
+        known: dict[Accept, Hashable] = {}
+
+        def fenced(label: Accept) -> Hashable:
+            if label not in known:
+                known[label] = fencing([entries[number] for number in label.lists], self.bound.defaults)
+            return known[label]
+
+        return fences(
+            rows,
+            automaton.classes[SLASH],
+            [fenced(labels[state]) for state in kept],
+            [automaton.sticks[state] for state in kept],
+            [fenced(row) for row in self.accepts[: len(self.sticky_uses)]],
+        )
 
     def _state_accept(self, uses: Sequence[_Use]) -> Accept:
         holes = {r.index for use in uses for r in use.excepts}

@@ -105,8 +105,8 @@ class FastEvaluator:
         states = [s * stride for s in range(self.policy.states)]  # shared: a cell costs a pointer
         cells: list[int] = []
         for at in range(0, len(table), stride):
-            cells += [states[t] for t in table[at : at + stride - 1]]
-            cells.append(table[at + stride - 1])
+            cells += [states[t] for t in table[at : at + stride - 2]]
+            cells += table[at + stride - 2 : at + stride]
         return cells
 
     def _walk(self, path: bytes) -> tuple[int, int]:

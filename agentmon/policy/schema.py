@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from agentmon.model.operations import V1_OPERATIONS, Action, Operation
+from agentmon.model.operations import OPERATIONS, Action, Operation
 from agentmon.policy.glob import did_you_mean
 
 #: Words of the language to come: a policy that uses them must not be half understood.
@@ -28,8 +28,8 @@ LATER_KEYS: Final[Mapping[str, str]] = {
     "rate": "leave it out",
     "rules": "carve the hole with `paths` or `cidrs`",
 }
-OPERATION_WORDS: Final = tuple(o.word for o in V1_OPERATIONS)
-LATER_OPERATIONS: Final = tuple(o.word for o in Operation if o not in V1_OPERATIONS)
+OPERATION_WORDS: Final = tuple(o.word for o in OPERATIONS)
+LATER_OPERATIONS: Final = tuple(o.word for o in Operation if o not in OPERATIONS)
 ACTION_WORDS: Final = tuple(a.word for a in Action if a is not Action.HOLD)
 
 _TRUE: Final = ("true", "yes", "on")

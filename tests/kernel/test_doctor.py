@@ -23,8 +23,12 @@ BLIND = {
         "mknod_check": {"create"},
         "mkdir_check": {"create"},
         "symlink_check": {"create"},
-        "link_check": {"create"},
-        "rename_check": {"create"},
+        "link_check": {"create", "link"},
+        "rename_check": {"create", "rename"},
+        "unlink_check": {"delete"},
+        "rmdir_check": {"delete"},
+        "chmod_check": {"attr"},
+        "chown_check": {"attr"},
         "socket_check": {"connect"},
         "connect_check": {"connect"},
         "send_check": {"send"},
@@ -39,7 +43,9 @@ BLIND = {
         "sock_create": {"connect"},
     },
 }
-ALL = {"exec", "read", "write", "create", "connect", "send"}
+CLAIMED = {"exec", "read", "write", "create", "connect", "send"}
+LSM_ONLY = {"delete", "rename", "link", "attr"}
+ALL = CLAIMED | LSM_ONLY
 EVERY = [
     pytest.param(name, marks=pytest.mark.tier(tier.name.lower()), id=f"{tier.name.lower()}-{name}")
     for tier, programs in BLIND.items()
@@ -63,8 +69,10 @@ def test_a_sound_host_is_enforcing(host: Host, tier: Tier) -> None:
     status, report = doctor(host)
     assert (status, report["enforcing"]) == (0, True), report
     wanted = {"prevents"} if tier is Tier.LSM else {"prevents", "stops"}
-    assert {value["posture"] for value in report["posture"].values()} <= wanted
     assert report["posture"].keys() == ALL
+    claimed = ALL if tier is Tier.LSM else CLAIMED
+    assert {report["posture"][operation]["posture"] for operation in claimed} <= wanted
+    assert {report["posture"][operation]["posture"] for operation in ALL - claimed} <= {"blind"}
     assert report["canary_ms"] < (300 if tier is Tier.REACT else 60_000)  # emulated guests only need to end
     assert not list(objects.host.BPFFS.glob("agentmon-doctor-*"))
 

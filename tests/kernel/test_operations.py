@@ -20,6 +20,7 @@ from tests.support.fence import Fence, attempt, blocked, in_child, object_path
 
 Program = Callable[[str], Path]
 SECRET = b"the content\n"
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
@@ -239,6 +240,130 @@ def test_a_fenced_file_gets_no_other_name(fence: Fence, ground: Path, operation:
     assert outcome.value == [errno.EPERM] * len(ways)
     assert not other.exists()
     assert (fenced / "f").exists()
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "unlink": lambda f: os.unlink(f / "file"),
+    "rmdir": lambda f: os.rmdir(f / "directory"),
+    "rename": lambda f: os.rename(f / "file", f.parent / "renamed"),
+    "rename a directory": lambda f: os.rename(f / "directory", f.parent / "renamed"),
+    "replace": lambda f: os.rename(f.parent / "other", f / "file"),
+    "link": lambda f: os.link(f / "file", f.parent / "linked"),
+    "chmod": lambda f: os.chmod(f / "file", 0o777),
+    "fchmod": lambda f: os.fchmod(os.open(f / "file", os.O_RDONLY), 0o777),
+    "chown": lambda f: os.chown(f / "file", 1, 1),
+    "lchown": lambda f: os.lchown(f / "symlink", 1, 1),
+}
+
+
+def changeable(ground: Path) -> Path:
+    fenced = ground / "fenced"
+    (fenced / "directory").mkdir(parents=True)
+    for path in (fenced / "file", ground / "other"):
+        path.write_bytes(SECRET)
+    (fenced / "symlink").symlink_to("nowhere")
+    return fenced
+
+
+@pytest.mark.tier("lsm")
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_may_not_be_written_may_not_be_changed_otherwise(fence: Fence, ground: Path, change: str) -> None:
+    fenced = changeable(ground)
+    before = {p: (p.lstat().st_ino, p.lstat().st_mode, p.lstat().st_uid) for p in ground.rglob("*")}
+    outcome = fence.run(deny(f"{fenced}/**", "write"), lambda: attempt(lambda: CHANGES[change](fenced)))
+    assert outcome.value == errno.EPERM
+    assert {p: (p.lstat().st_ino, p.lstat().st_mode, p.lstat().st_uid) for p in ground.rglob("*")} == before
+
+
+@pytest.mark.tier("lsm")
+@pytest.mark.parametrize("operation", ["delete", "rename", "link", "attr"])
+def test_one_kind_of_change_alone_can_be_denied(fence: Fence, ground: Path, operation: str) -> None:
+    fenced = changeable(ground)
+    kinds = {
+        "unlink": "delete",
+        "rmdir": "delete",
+        "rename": "rename",
+        "link": "link",
+        "chmod": "attr",
+        "chown": "attr",
+    }
+    order = sorted(kinds, key=["chmod", "chown", "link", "rename", "unlink", "rmdir"].index)
+    if operation != "rename":
+        (fenced.parent / "renamed").unlink(missing_ok=True)
+
+    def body() -> list[int]:
+        results = []
+        for change in order:
+            results.append(attempt(lambda change=change: CHANGES[change](fenced)))  # type: ignore[misc]
+            if change == "rename" and not results[-1]:
+                os.rename(fenced.parent / "renamed", fenced / "file")
+        return results
+
+    outcome = fence.run(deny(f"{fenced}/**", operation), body)
+    assert outcome.value == [errno.EPERM if kinds[change] == operation else 0 for change in order]
+    assert (operation, "deny", "fence") in outcome.told()
+
+
+def exchange(one: Path, other: Path) -> None:
+    """renameat2(2) with RENAME_EXCHANGE, which Python does not have."""
+    if LIBC.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+@pytest.mark.tier("lsm")
+@pytest.mark.parametrize("order", [0, 1])
+def test_an_exchange_moves_both_names(fence: Fence, ground: Path, order: int) -> None:
+    (ground / "fenced").mkdir()
+    names = [ground / "fenced/secret", ground / "mine"]
+    names[0].write_bytes(SECRET)
+    names[1].write_bytes(b"mine")
+    pair = names[order], names[1 - order]
+    outcome = fence.run(deny(f"{ground}/fenced/**", "read"), lambda: attempt(lambda: exchange(*pair)))
+    assert outcome.value == errno.EPERM
+    assert names[0].read_bytes() == SECRET
+
+
+@pytest.mark.tier("lsm")
+@pytest.mark.parametrize("way", ["rename", "exchange"])
+@pytest.mark.parametrize("depth", ["a", "a/b"])
+def test_nothing_fenced_is_carried_away_with_its_directory(fence: Fence, ground: Path, way: str, depth: str) -> None:
+    (ground / "a/b/c").mkdir(parents=True)
+    (ground / "else").mkdir()
+    (ground / "a/b/c/secret").write_bytes(SECRET)
+    new = ground / ("else" if way == "exchange" else "else/x")
+    move = exchange if way == "exchange" else os.rename
+
+    def body() -> tuple[int, int]:
+        return attempt(lambda: move(ground / depth, new)), attempt(lambda: move(ground / "a/b/c/d", ground / "e"))
+
+    (ground / "a/b/c/d").mkdir()
+    if way == "exchange":
+        (ground / "e").mkdir()
+    outcome = fence.run(deny(f"{ground}/a/b/*/secret", "read"), body)
+    assert outcome.value == (errno.EPERM, 0)  # below d is nothing that the rule could mean
+    assert ("rename", "deny", "fence") in outcome.told()
+    assert (ground / "a/b/c/secret").read_bytes() == SECRET
+
+
+@pytest.mark.tier("lsm")
+def test_nothing_is_planted_with_a_directory(fence: Fence, ground: Path) -> None:
+    (ground / "mine/hooks").mkdir(parents=True)
+    (ground / "mine/hooks/x").write_bytes(b"#!")
+    outcome = fence.run(
+        deny(f"{ground}/repository/hooks/*", "create"),
+        lambda: attempt(lambda: os.rename(ground / "mine", ground / "repository")),
+    )
+    assert outcome.value == errno.EPERM
+    assert not (ground / "repository").exists()
+
+
+@pytest.mark.tier("lsm")
+def test_an_ordinary_directory_moves(fence: Fence, ground: Path) -> None:
+    (ground / "src/deep").mkdir(parents=True)
+    rules = deny(f"{ground}/**/.git/hooks/*", "write") + deny(f"{ground}/vault/**", "read").replace("fence", "vault")
+    outcome = fence.run(rules, lambda: attempt(lambda: os.rename(ground / "src", ground / "lib")))
+    assert outcome.value == 0
+    assert (ground / "lib/deep").is_dir()
 
 
 @pytest.mark.tier("lsm")

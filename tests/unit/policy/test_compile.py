@@ -24,7 +24,7 @@ def check_invariants(policy: CompiledPolicy) -> None:
     stride = policy.stride
     assert len(policy.transitions) == policy.states * stride
     assert len(policy.classes) == 256
-    assert max(policy.classes) == stride - 2
+    assert max(policy.classes) == stride - 3
     dead = policy.transitions[0:stride]
     assert set(dead[:-1]) == {0}
     assert dead[-1] == ACCEPT_NONE
@@ -32,7 +32,8 @@ def check_invariants(policy: CompiledPolicy) -> None:
     assert policy.lists[0] == ()
     for state in range(policy.states):
         row = policy.transitions[state * stride : (state + 1) * stride]
-        assert max(row[:-1]) < policy.states
+        assert max(row[:-2]) < policy.states
+        assert row[-2] < len(policy.fences)
         assert bool(policy.accepts[row[-1]].sticky) == (state >= policy.sticky_first)
     for entries in policy.lists:
         assert len(entries) <= LIST_LENGTH

@@ -42,7 +42,7 @@ RULE = "policy: p\nrules:\n  - id: r\n    on: read\n    action: deny\n    "
         (RULE + "paths: ['/a', '/b//c']", "p.yaml:6:22: in `/b//c`: has `//`"),
         (RULE + "paths:\n      - /a/{worspace}", "p.yaml:7:12: in `/a/{worspace}`: unknown variable `{worspace}`"),
         (RULE + "cidrs: [10.0.0.0/8]", "p.yaml:6:5: `cidrs` does not apply to `read`; write a rule of its own"),
-        (RULE.replace("read", "rename"), "p.yaml:4:9: operation `rename` is not in this version"),
+        (RULE.replace("read", "ptrace"), "p.yaml:4:9: operation `ptrace` is not in this version"),
         (RULE.replace("read", "[]"), "p.yaml:4:9: `on` names no operation"),
         (RULE.replace("deny", "hold"), "p.yaml:5:13: action `hold` is not supported yet; use `deny`"),
         (RULE.replace("read", "connect") + "paths: /a", "p.yaml:6:5: `paths` does not apply to `connect`"),
