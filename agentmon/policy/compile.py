@@ -271,11 +271,12 @@ def _sticky_bits(bound: BoundPolicy, rules: Iterable[BoundRule]) -> dict[Glob, i
     """
     meaning: dict[Glob, set[tuple[str, int]]] = {}
     for rule in rules:
-        if all(glob.lasting for glob in rule.excepts):
-            for kind, globs in (("include", rule.includes), ("except", rule.excepts)):
-                for glob in globs:
-                    if glob.lasting:
-                        meaning.setdefault(glob, set()).add((kind, rule.index))
+        # A hole that is no bit puts the rule into states, but its other holes remain bits: they count here.
+        included = rule.includes if all(glob.lasting for glob in rule.excepts) else ()
+        for kind, globs in (("include", included), ("except", rule.excepts)):
+            for glob in globs:
+                if glob.lasting:
+                    meaning.setdefault(glob, set()).add((kind, rule.index))
     for i, globs in enumerate(bound.exe_sets):
         for glob in globs:
             if glob.lasting:

@@ -57,6 +57,19 @@ def test_random_policies(seed: int) -> None:
         assert fast.path(operation, path, tags) == verdict  # from its cache
 
 
+def test_a_hole_beside_one_that_is_no_directory_is_not_widened_by_other_rules() -> None:
+    policy = load_text(
+        "policy: p\ndefault: {read: allow}\nrules:\n"
+        "  - {id: fence, on: read, paths: '/**', except: {paths: ['/home/me/**', '/srv/*.txt']}, action: deny}\n"
+        "  - {id: seen, on: read, paths: ['/home/me/**', '/bin/**'], action: audit}\n",
+        "p.yaml",
+    )
+    compiled = compile_policy(bind_policy(policy, variables()))
+    for path, action in ((b"/bin/x", Action.DENY), (b"/home/me/x", Action.AUDIT), (b"/srv/a.txt", Action.ALLOW)):
+        assert Evaluator(policy, variables()).path(Operation.READ, path).action == action
+        assert run_automaton(compiled, Operation.READ, path).action == action, path
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from([b"a", b"/", b".x", b"\xff", b"b", b"\n"]), max_size=12).map(b"".join))
 def test_any_bytes_at_all(tail: bytes) -> None:
