@@ -193,6 +193,7 @@ def _defaults(source: _Source, complaints: Complaints) -> dict[Operation, Action
 
 
 def _rules(source: _Source, complaints: Complaints) -> Iterator[Rule | None]:
+    source.elements = 0  # packs are cached, and read again by each policy that includes them
     for i, model in enumerate(source.model.rules):
         yield _RuleBuilder(source, model, ("rules", i), complaints).rule()
 

@@ -159,3 +159,13 @@ def test_a_variable_must_be_a_true_path(value: str) -> None:
 def test_text_that_breaks_parsers_is_refused(text: str) -> None:
     with pytest.raises(PolicyError, match=r"x\.yaml:1:\d+: "):
         load_text(text, "x.yaml")
+
+
+def test_a_pack_is_not_too_large_only_because_it_was_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = load("base")
+    elements = sum(
+        len(a) for r in pack.rules for p in (*r.paths, *r.except_paths, *r.except_exe) for a in p.alternatives
+    )
+    monkeypatch.setattr("agentmon.policy.load.MAX_ELEMENTS", elements + 1000)
+    for _ in range(3):
+        load("coding-agent")
