@@ -23,7 +23,7 @@ GUESTS = {"6.1": "preempt=full", "6.12": "preempt=full", "7.2": ""}
 #: There for what the kernel does; how long a daemon takes to answer in an emulated guest is tested on the other two.
 LEFT_OUT = {"7.2": ("test_run.py", "test_enroll.py", "test_fence_survives.py")}
 OPTIONAL = {"7.2"}  # Debian's sid moves on
-TIMEOUT_SECONDS = 1200.0
+TIMEOUT_SECONDS = 1800.0
 # Natively 34 random instants of each kind; under emulation each takes ten seconds, so the guests share them.
 ENVIRONMENT = f"AGENTMON_TEST_TIER=lsm AGENTMON_INSTANTS={os.environ.get('AGENTMON_INSTANTS', '12')}"
 INNER = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1")

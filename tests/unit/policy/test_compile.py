@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from agentmon.errors import PolicyError
@@ -106,18 +104,10 @@ def test_more_than_64_kinds_of_lasting_globs_still_work() -> None:
         assert run_automaton(policy, Operation.READ, b"/d%dx" % i).action == Action.ALLOW
 
 
-def test_compiling_is_quick() -> None:
-    """The goals are 150 ms and 2 s on a quiet machine; a shared one gets three times that."""
-    shipped = load("coding-agent")
-    start = time.perf_counter()
-    compile_policy(shipped, variables())
-    assert time.perf_counter() - start < 0.45
+def test_many_exact_paths_fit_and_are_pinned() -> None:
     paths = "".join(f"      - /srv/{i * 7919 % 9973}/{'abc'[i % 3]}/{i * 104729}.txt\n" for i in range(2000))
     many = load_text(f"policy: p\nrules:\n  - id: r\n    on: read\n    action: deny\n    paths:\n{paths}", "p.yaml")
-    start = time.perf_counter()
-    policy = compile_policy(many, variables())
-    assert time.perf_counter() - start < 6
-    assert len(policy.pins) == 2000
+    assert len(compile_policy(many, variables()).pins) == 2000
 
 
 def test_more_paths_than_fit_are_refused_before_they_cost_memory() -> None:
