@@ -292,7 +292,7 @@ __noinline int fence_between(__u32 policy, __u32 below, __u32 other, __u64 apart
 	at = table + number * AM_FENCE_WORDS;
 	for (int i = 3; i >= 0; i--)
 		holes = holes << 16 | arena_at(p, at + i);
-	if (number == number2 && !(apart & holes))
+	if (number == number2 && !(apart && holes))
 		return -1;
 	rule = arena_at(p, at + 4);
 	rule2 = arena_at(p, table + number2 * AM_FENCE_WORDS + 4);

@@ -91,7 +91,7 @@ def run_move(policy: CompiledPolicy, old: bytes, new: bytes, exe_tags: int = 0) 
     ]
     numbers = [policy.transitions[s * policy.stride + policy.stride - 2] for s in (old_below, new_below)]
     old_fence, new_fence = (policy.fences[number] for number in numbers)
-    if numbers[0] != numbers[1] or (old_sticky ^ new_sticky) & old_fence.holes:
+    if numbers[0] != numbers[1] or (old_sticky != new_sticky and old_fence.holes):
         found.append(min(old_fence.rule, new_fence.rule))
     rules = [rule for rule in found if rule is not None]
     return Verdict(Action.DENY, min(rules), Reason.CONTENTS) if rules else Verdict(Action.ALLOW)
