@@ -22,6 +22,10 @@ class PolicyError(AgentmonError):
     exit_code = 3
 
 
+class NoPolicyError(PolicyError):
+    """There is no such policy, or it cannot be read: no place in a file is to blame."""
+
+
 class KernelError(AgentmonError):
     """The kernel, or libbpf, refused something that agentmon needs."""
 

@@ -56,10 +56,10 @@ def kernel_cost(report: Report, rounds: int = 0) -> None:
         ):
             cost = _kernel.Cost(monitor.pin_directory)
             for _ in range(rounds or ROUNDS):
-                idle.append(_idle_ns(cost, loop))
+                idle.append(spare_ns(cost, loop))
                 with _kernel.session(monitor, policy, [loop.pid]):
                     loop.ask("warm", 1000)
-                    again.append(_enrolled_ns(cost, loop, idle[-1]))
+                    again.append(judged_ns(cost, loop, idle[-1]))
                 whole.append(_first_ns(cost, tour, idle[-1], monitor, policy))
             cost.close()
         repeated = [a - i for a, i in zip(again, idle, strict=True)]
@@ -92,14 +92,15 @@ def _run_time(cost: _kernel.Cost) -> tuple[int, int]:
     return sum(ns for ns, _ in parts), sum(n for _, n in parts)
 
 
-def _idle_ns(cost: _kernel.Cost, loop: _kernel.Worker) -> float:
+def spare_ns(cost: _kernel.Cost, loop: _kernel.Worker) -> float:
+    """Run time per call while the process is not enrolled."""
     before = _run_time(cost)
     loop.ask("warm", LOOPS)
     after = _run_time(cost)
     return (after[0] - before[0]) / max(1, after[1] - before[1])
 
 
-def _enrolled_ns(cost: _kernel.Cost, loop: _kernel.Worker, idle_ns: float, opens: int = LOOPS) -> float:
+def judged_ns(cost: _kernel.Cost, loop: _kernel.Worker, idle_ns: float, opens: int = LOOPS) -> float:
     """Run time per judged open: the other runs (close, other processes' calls) are taken at the idle cost."""
     before = _run_time(cost)
     loop.ask("warm", opens)
@@ -117,7 +118,7 @@ def _first_ns(
     for _ in range(8):
         monitor.read(1_000_000)
         with _kernel.session(monitor, policy, [tour.pid]):
-            batches.append(_enrolled_ns(cost, tour, idle_ns, FILES))
+            batches.append(judged_ns(cost, tour, idle_ns, FILES))
     return statistics.fmean(batches)
 
 

@@ -41,5 +41,10 @@ enum special_kfunc_type___am {
 /* Linux 6.1 forgets the bounds of a 32-bit AND when the value is spilled: mask in 64 bits, opaquely to clang. */
 #define am_bound(x, mask) asm volatile("%0 &= " #mask : "+r"(x))
 #define am_mask(x, mask) asm volatile("%0 &= %1" : "+r"(x) : "r"(mask))
+/*
+ * x as it is, but all the verifier knows of it is that it is as large as `any`, of which it knows nothing: a counter
+ * that grows in a callback of bpf_loop would be a new state each time.
+ */
+#define am_forget(x, any) asm volatile("%0 ^= %1; %0 ^= %1" : "+r"(x) : "r"(any))
 
 #endif

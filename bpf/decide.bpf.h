@@ -5,101 +5,11 @@
 #ifndef AGENTMON_DECIDE_H
 #define AGENTMON_DECIDE_H
 
+#include "actor.bpf.h"
 #include "automaton.bpf.h"
 #include "walk.bpf.h"
 
 #define AM_SIGKILL 9
-
-/* Who acts: filled by identify(). */
-struct am_actor {
-	struct am_proc_key key;
-	struct am_proc proc;
-	__u64 serial;
-	__u32 policy;
-	__u32 generation;
-	__u32 tid;
-	__u32 ppid;
-	__u32 doomed;
-};
-
-#ifndef AM_REACT
-static __always_inline void no_newborn(struct task_struct *t)
-{
-	__u64 address = (__u64)t;
-
-	if (nnewborn > 0 && !bpf_map_delete_elem(&newborn, &address))
-		__sync_fetch_and_add(&nnewborn, -1);
-}
-
-/* Whether the current process was born into a live session that it is not listed in; lists it then, if there is room. */
-static __always_inline bool born_enrolled(const struct am_actor *a, struct task_struct *t)
-{
-	struct task_struct *leader = t->group_leader;
-	__u64 address = (__u64)leader;
-	struct am_session *s;
-	struct am_proc *b, copy;
-
-	if (nnewborn <= 0)
-		return false;
-	b = bpf_map_lookup_elem(&newborn, &address);
-	if (!b)
-		return false;
-	copy = *b;
-	s = bpf_map_lookup_elem(&sessions, &copy.session);
-	if (!s || s->serial != copy.serial || !(s->flags & AM_S_LIVE))
-		return false; /* released since */
-	if (!bpf_map_update_elem(&procs, &a->key, &copy, BPF_NOEXIST)) {
-		__sync_fetch_and_add(&nprocs, 1);
-		count(AM_C_FORK_REPAIRED);
-	}
-	return true;
-}
-#endif
-
-/*
- * Returns: 0 the current process is not enrolled (or released); 1 it is, *a is filled;
- * -1 it is, but its session is not known any more, or it could not be added: deny.
- */
-static __always_inline int identify(struct am_actor *a)
-{
-	struct task_struct *t = (void *)bpf_get_current_task_btf();
-	struct am_proc *p;
-	struct am_session *s;
-	struct am_policy *pol;
-
-	__builtin_memset(a, 0, sizeof(*a));
-	a->key.tgid = t->tgid;
-	a->key.start_ns = t->group_leader->start_boottime;
-	p = bpf_map_lookup_elem(&procs, &a->key);
-#ifndef AM_REACT
-	if (!p && born_enrolled(a, t)) {
-		p = bpf_map_lookup_elem(&procs, &a->key);
-		if (!p)
-			return -1; /* the table is full */
-	}
-#endif
-	if (!p)
-		return is_condemned(&a->key) ? -1 : 0;
-	a->proc = *p;
-	a->tid = t->pid;
-	a->ppid = t->real_parent->tgid;
-	s = bpf_map_lookup_elem(&sessions, &a->proc.session);
-	if (!s)
-		return -1;
-	a->serial = s->serial;
-	if (s->serial != a->proc.serial)
-		return -1;
-	if (!(s->flags & AM_S_LIVE))
-		return 0;
-	if (s->flags & AM_S_DOOMED)
-		a->doomed = 1;
-	a->policy = s->policy;
-	pol = bpf_map_lookup_elem(&policies, &a->policy);
-	if (!pol || !pol->generation)
-		return -1;
-	a->generation = pol->generation;
-	return 1;
-}
 
 /* Claims a scratch slot; its number, or -1 when all that were tried are busy. */
 __noinline int claim_slot(void)
@@ -133,6 +43,72 @@ static __always_inline void release(struct am_job *job)
 	__sync_lock_test_and_set(&job->busy, 0);
 }
 
+/* Lists what was found out of the current process, unless somebody did who saw another generation than `was` there. */
+static __always_inline void keep_tags(const struct am_actor *a, __u32 was)
+{
+	struct am_proc_key key = a->key; /* Linux 6.1 takes no key but from the stack */
+	struct am_proc *p = bpf_map_lookup_elem(&procs, &key);
+
+	if (!p || __sync_val_compare_and_swap(&p->generation, was, AM_TAGGING) != was)
+		return;
+	p->exe_tags = a->proc.exe_tags;
+	p->parents = a->proc.parents;
+	p->unsure = a->proc.unsure;
+	p->kin = a->proc.kin;
+	barrier();
+	*(volatile __u32 *)&p->generation = a->proc.generation;
+}
+
+/*
+ * Finds out which exe conditions of the policy in force the current process meets, by the program that it runs: at
+ * exec, and again at its first decision under another policy. Returns 0, or enum am_reason why they are unknown: then the
+ * severest verdict counts. Only threads of the process itself come here, and exec waits for them, so the program is
+ * the right one; nobody else need be told of a new policy. Unreachable (memfd): it meets none.
+ */
+__noinline int renew_tags(struct am_actor *a)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+	struct am_job *job;
+	struct file *f;
+	__u64 mm, tags;
+	__u32 slot = 0, why, was;
+
+	if (!a)
+		return AM_NO_STATE;
+	mm = (__u64)am_load(struct task_struct, t, mm);
+	f = mm ? am_load(struct mm_struct, mm, exe_file) : NULL;
+	if (!f)
+		return AM_NO_STATE;
+	job = claim(&slot);
+	if (!job)
+		return AM_NO_SCRATCH;
+	job->dentry = (__u64)am_load(struct file, f, f_path.dentry);
+	job->mount = (__u64)am_load(struct file, f, f_path.mnt) -
+		     bpf_core_field_offset(struct mount, mnt);
+	job->policy = a->policy;
+	job->tags = 0;
+	why = walk(slot, AM_PATH_END);
+	if (!why && run_automaton(slot))
+		why = AM_NO_STATE;
+	tags = job->tags;
+	release(job);
+	if (why && why != AM_PATH_UNREACHABLE)
+		return why;
+	was = a->proc.generation;
+	a->proc.exe_tags = why ? 0 : tags;
+	a->proc.generation = a->generation;
+	a->proc.kin = a->generation;
+	/* another thread was faster: this decision has what it needs */
+	keep_tags(a, was);
+	return 0;
+}
+
+/* Sees to it that a->proc.exe_tags are of the policy that decides. Returns as renew_tags() does. */
+static __always_inline __u32 find_tags(struct am_actor *a)
+{
+	return a->proc.generation == a->generation ? 0 : renew_tags(a);
+}
+
 static __always_inline void fill(struct am_decision *d, const struct am_actor *a, __u32 object_size)
 {
 	d->h.version = AM_WIRE_VERSION;
@@ -140,7 +116,7 @@ static __always_inline void fill(struct am_decision *d, const struct am_actor *a
 	d->h.size = sizeof(*d) + object_size;
 	d->h.ktime_ns = bpf_ktime_get_boot_ns();
 	d->h.tgid = a->key.tgid;
-	d->h.tid = a->tid;
+	d->h.tid = bpf_get_current_pid_tgid();
 	d->h.start_ns = a->key.start_ns;
 	d->h.session = a->proc.session;
 	d->h.generation = a->generation;
@@ -148,9 +124,14 @@ static __always_inline void fill(struct am_decision *d, const struct am_actor *a
 	d->uid = bpf_get_current_uid_gid();
 	d->exe_tags = a->proc.exe_tags;
 	d->object_size = object_size;
-	d->pad = 0;
+	d->facts = a->facts;
 	d->tier = AM_TIER;
 	bpf_get_current_comm(d->comm, sizeof(d->comm));
+}
+
+static __always_inline __u32 unsure_flag(const struct am_actor *a)
+{
+	return a->proc.unsure ? AM_F_UNSURE : 0;
 }
 
 static __always_inline void send_record(void *rec, __u64 size, bool urgent)
@@ -178,9 +159,10 @@ static __always_inline bool has_print(struct am_seen *s, __u64 print)
 
 /* Whether a plain allowed use of this object by this session was reported before; remembers it. */
 static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u64 where,
-					__u32 op_rule)
+					__u64 op_rule)
 {
-	__u64 print = mix(mix(mix(ino + a->serial) + where) + op_rule) | 1; /* 0 is an empty way */
+	__u64 who = a->proc.serial + ((__u64)a->generation << 32);
+	__u64 print = mix(mix(mix(ino + who) + where) + op_rule) | 1; /* 0 is an empty way */
 	__u32 bucket = (print >> 1) & (AM_SEEN_BUCKETS - 1);
 	struct am_seen *s = bpf_map_lookup_elem(&seen, &bucket);
 
@@ -202,9 +184,10 @@ static __always_inline __u64 decision_print(const struct am_actor *a, const stru
 		return 0;
 	return mix(mix(mix(mix(mix(job->walk.sum + job->ino) +
 			       ((__u64)job->igen << 32 | job->dev)) +
-			   a->serial) +
+			   a->proc.serial) +
 		       a->proc.exe_tags) +
-		   ((__u64)a->generation << 32 | job->ops)) |
+		   ((__u64)a->generation << 32 | job->ops) +
+		   ((__u64)a->proc.unsure << 32 | a->facts) * 0x9e3779b97f4a7c15ULL) |
 	       1;
 }
 
@@ -215,6 +198,86 @@ static __always_inline struct am_seen *allowed_bucket(__u64 print)
 	return bpf_map_lookup_elem(&allowed, &bucket);
 }
 
+/* Judges the job for one operation: judge(). Global, so that the verifier looks at it once. Returns 0. */
+__noinline int judge_one(__u32 slot, __u32 op, __u32 why)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	__u32 action, rule = AM_NO_RULE, reason = AM_BY_DEFAULT, id;
+	struct am_pin_key k = {};
+	struct am_policy *p;
+	bool pinned = false;
+	__u64 o = op;
+	__u32 *pin;
+
+	if (!job)
+		return 0;
+	am_bound(o, 15);
+	id = job->policy;
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (!p) {
+		action = AM_DENY;
+		reason = AM_NO_STATE;
+	} else if (why) {
+		action = p->severest[o];
+		reason = why;
+	} else {
+		int v = path_verdict(slot, op, 0);
+
+		k.ino = job->ino;
+		k.dev = job->dev;
+		k.igen = job->igen;
+		k.policy = id;
+		pin = job->ino ? bpf_map_lookup_elem(&pins, &k) : NULL;
+		if (pin) {
+			int w = path_verdict(slot, op, p->accept_base + *pin);
+
+			if (w > v) {
+				v = w;
+				pinned = true;
+			}
+		}
+		action = p->default_action[o];
+		if (v >= 0) {
+			action = am_packed_action(v);
+			rule = am_packed_rule(v);
+			reason = AM_BY_RULE;
+		}
+	}
+	if (o < AM_PATH_OPS)
+		job->ruled[o] = rule;
+	if (action >= job->verdict) {
+		job->verdict = action;
+		job->op = op;
+		job->rule = rule;
+		job->reason = reason;
+		job->pinned = pinned;
+	}
+	return 0;
+}
+
+/*
+ * Sets what the rules mark that let the job's operations through: each of them, not the one alone that is told. Global, so
+ * that the verifier looks at it once. Returns 0.
+ */
+__noinline int job_marks(__u32 slot)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_policy *p;
+	__u32 id;
+
+	if (!job)
+		return 0;
+	for (__u32 op = 0; op < AM_PATH_OPS; op++) {
+		if (job->ops & (1U << op) && job->ruled[op] != AM_NO_RULE)
+			job->marks |= marks_of(job->policy, job->ruled[op]);
+	}
+	id = job->policy;
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (p && job->verdict < AM_HOLD)
+		set_marks(job->session, p->generation, job->marks);
+	return 0;
+}
+
 /*
  * Judges the job for each operation in job->ops; sets verdict, op, rule, reason. `why`: there is no path to judge by
  * (walk()'s result); 0: run_automaton() has been over it. Ties between operations go to the later one.
@@ -223,67 +286,31 @@ static __always_inline struct am_seen *allowed_bucket(__u64 print)
 __noinline int judge(__u32 slot, __u32 why)
 {
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
-	struct am_pin_key k = {};
 	struct am_policy *p;
-	__u32 *pin, id, accept;
+	__u32 id;
 
 	if (!job)
 		return AM_DENY;
-	id = job->policy;
-	p = bpf_map_lookup_elem(&policies, &id);
-	k.ino = job->ino;
-	k.dev = job->dev;
-	k.igen = job->igen;
-	k.policy = id;
 	job->verdict = AM_ALLOW;
 	job->rule = AM_NO_RULE;
 	job->reason = why;
 	job->pinned = 0;
 	job->op = 0;
-	pin = why || !job->ino ? NULL : bpf_map_lookup_elem(&pins, &k);
-	accept = job->accept;
+	job->marks = 0;
 	for (__u32 op = 0; op < AM_PATH_OPS; op++) {
-		__u32 action, rule = AM_NO_RULE, reason = AM_BY_DEFAULT;
-		int v = -1;
-
-		if (!(job->ops & (1U << op)))
-			continue;
-		if (!p) {
-			action = AM_DENY;
-			reason = AM_NO_STATE;
-		} else if (why) {
-			action = p->severest[op];
-			reason = why;
-		} else {
-			bool pinned = false;
-
-			v = path_verdict(slot, op, accept);
-			if (pin) {
-				int w = path_verdict(slot, op, p->accept_base + *pin);
-
-				if (w > v) {
-					v = w;
-					pinned = true;
-				}
-			}
-			action = p->default_action[op];
-			if (v >= 0) {
-				action = am_packed_action(v);
-				rule = am_packed_rule(v);
-				reason = AM_BY_RULE;
-			}
-			if (action >= job->verdict)
-				job->pinned = pinned;
-		}
-		if (action >= job->verdict) {
-			job->verdict = action;
-			job->op = op;
-			job->rule = rule;
-			job->reason = reason;
-		}
+		if (job->ops & (1U << op))
+			judge_one(slot, op, why);
 	}
+	id = job->policy;
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (p && p->marking && !job->trial)
+		job_marks(slot);
 	return job->verdict;
 }
+
+#ifndef AM_REACT
+#include "waiting.bpf.h"
+#endif
 
 static __always_inline void count_reason(__u32 why)
 {
@@ -293,6 +320,12 @@ static __always_inline void count_reason(__u32 why)
 		count(AM_C_PATH_UNREACHABLE);
 	else if (why == AM_PATH_UNSTABLE)
 		count(AM_C_PATH_UNSTABLE);
+}
+
+/* A record names one operation: the severest, else the last. */
+static __always_inline __u32 also_read(const struct am_job *job)
+{
+	return job->op != AM_READ && job->ops & 1U << AM_READ ? AM_F_ALSO_READ : 0;
 }
 
 /* Sends the record of a judged job unless it is a repeated plain allow. */
@@ -305,7 +338,9 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 	/* a name that does not exist yet has no inode: each is a new object */
 	if (!urgent && job->ino && !(flags & AM_F_SCRIPT) &&
 	    seen_before(a, job->ino, (__u64)job->igen << 32 | job->dev,
-			(job->op << 16) | job->rule))
+			/* other arguments may be another thing to who looks at the record */
+			(job->op == AM_EXEC ? (__u64)a->facts << 32 : 0) | also_read(job) << 24 |
+				job->op << 16 | job->rule))
 		return;
 	if (off > AM_PATH_END)
 		off = AM_PATH_END;
@@ -317,7 +352,7 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 	d->verdict = job->verdict;
 	d->rule = job->rule;
 	d->reason = job->reason;
-	d->flags = flags | (job->pinned ? AM_F_PINNED : 0);
+	d->flags = flags | (job->pinned ? AM_F_PINNED : 0) | also_read(job) | unsure_flag(a);
 	d->ino = job->ino;
 	d->dev = job->dev;
 	d->igen = job->igen;
@@ -328,11 +363,14 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 	send_record(d, size, urgent || (flags & AM_F_SCRIPT));
 }
 
+/* What a verdict goes by, as one argument of five. */
+#define am_by(rule, reason) ((__u32)(rule) << 16 | (reason))
+
 /*
  * The record of a verdict without a path: no scratch slot, or no session. Not inlined: its 104 bytes would count in
  * every call chain of the hook, and 512 is all there is.
  */
-static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 verdict, __u32 reason,
+static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 verdict, __u32 by,
 				   __u32 flags)
 {
 	struct am_decision d = {};
@@ -340,21 +378,24 @@ static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 ver
 	fill(&d, a, 0);
 	d.op = op;
 	d.verdict = verdict;
-	d.rule = AM_NO_RULE;
-	d.reason = reason;
-	d.flags = flags;
+	d.rule = by >> 16;
+	d.reason = by & 0xffff;
+	d.flags = flags | unsure_flag(a);
 	send_record(&d, sizeof(d), true);
 }
 
 /* Without a scratch slot or a session: the severest verdict of the operations, at least `floor`. */
-static __always_inline __u32 fallback(const struct am_actor *a, __u32 ops, __u32 floor,
-				      __u32 reason, __u32 flags)
+__noinline int fallback(const struct am_actor *a, __u32 ops, __u32 floor, __u32 reason, __u32 flags)
 {
-	__u32 id = a->policy, worst = floor, which = 0;
-	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
+	__u32 id, worst = floor, which = 0;
+	struct am_policy *p;
 
+	if (!a)
+		return AM_KILL;
+	id = a->policy;
+	p = bpf_map_lookup_elem(&policies, &id);
 	if (!p) {
-		report_bare(a, 0, AM_KILL, reason, flags);
+		report_bare(a, 0, AM_KILL, am_by(AM_NO_RULE, reason), flags);
 		return AM_KILL;
 	}
 	for (__u32 op = 0; op < AM_OPS - 1; op++) {
@@ -364,7 +405,7 @@ static __always_inline __u32 fallback(const struct am_actor *a, __u32 ops, __u32
 		if (p->severest[op] > worst)
 			worst = p->severest[op];
 	}
-	report_bare(a, which, worst, reason, flags);
+	report_bare(a, which, worst, am_by(AM_NO_RULE, reason), flags);
 	return worst;
 }
 
@@ -384,19 +425,82 @@ static __always_inline void inode_of(struct am_job *job, __u64 inode)
 	job->dev = am_load(struct super_block, sb, s_dev);
 }
 
+/* Who asks for which operations (a bit each). */
+static __always_inline void describe(struct am_job *job, const struct am_actor *a, __u32 ops)
+{
+	job->policy = a->policy;
+	job->ops = ops;
+	job->exe_tags = a->proc.exe_tags;
+	job->facts = a->facts;
+	job->unsure = a->proc.unsure;
+	job->session = a->proc.session;
+}
+
+/* This tier cannot refuse what has a path: deny means SIGKILL as well. */
+#define AM_STOPS (AM_TIER == AM_TIER_REACT)
+
+/*
+ * decide_path() from when the job is filled; gives the slot back. Global, so that the verifier looks at it once: `a` is
+ * never NULL, but it does not know that.
+ */
+__noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_seen *known = NULL;
+	__u32 why, verdict, guessed;
+	__u64 print = 0;
+	int looked;
+
+	if (!a || !job)
+		return AM_DENY;
+	looked = walk_look(slot);
+	if (!looked)
+		print = decision_print(a, job);
+	if (print) {
+		known = allowed_bucket(print);
+		if (known && has_print(known, print)) {
+			release(job);
+			return AM_ALLOW;
+		}
+	}
+	why = walk_on(slot, AM_PATH_END, looked);
+	if (why == AM_PATH_UNSTABLE)
+		job->off = AM_PATH_END; /* no path rather than a part of one that never was */
+	count_reason(why);
+	if (!why && flags & AM_F_DEVICE)
+		why = AM_DEVICE;
+	if (!why && run_automaton(slot))
+		why = AM_NO_STATE;
+#ifndef AM_REACT
+	if (!why && job->ops == 1U << AM_EXEC && waits_for_arguments(slot, flags)) {
+		release(job);
+		return AM_ALLOW;
+	}
+#endif
+	verdict = judge(slot, why);
+	job->hoped = 0;
+	guessed = job->unsure & ~a->proc.unsure; /* an exec that could not wait for its arguments */
+	if (guessed)
+		flags |= AM_F_UNSURE;
+	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
+		flags |= AM_F_KILLED;
+	report(job, a, flags);
+	if (known && verdict == AM_ALLOW && !why && !guessed && !job->marks &&
+	    print == decision_print(a, job))
+		known->way[print >> 61] = print;
+	release(job);
+	return verdict;
+}
+
 /*
  * Decides operations `ops` on a path. `mnt` is a struct vfsmount, `inode` may be 0 (a name that does not exist yet).
  * Returns the verdict (enum am_action). Cannot tell: the severest verdict of the operations.
- * `stop`: this tier cannot refuse, so deny means SIGKILL as well.
  */
 static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mnt, __u64 dentry,
-					 __u64 inode, __u32 flags, bool stop)
+					 __u64 inode, __u32 flags)
 {
 	struct am_job *job;
-	struct am_seen *known = NULL;
-	__u32 slot = 0, why, verdict;
-	__u64 print = 0;
-	int looked;
+	__u32 slot = 0, verdict, why;
 
 	count(AM_C_DECISIONS);
 	if (a->doomed) {
@@ -404,44 +508,20 @@ static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mn
 		count(AM_C_BLOCKED);
 		return fallback(a, ops, AM_KILL, AM_NO_STATE, AM_F_KILLED);
 	}
-	job = claim(&slot);
+	why = find_tags(a);
+	job = why ? NULL : claim(&slot);
 	if (!job) {
-		verdict = fallback(a, ops, AM_ALLOW, AM_NO_SCRATCH, flags);
+		verdict = fallback(a, ops, AM_ALLOW, why ? why : AM_NO_SCRATCH, flags);
 	} else {
 		job->dentry = dentry;
 		job->mount = mnt - bpf_core_field_offset(struct mount, mnt);
-		job->policy = a->policy;
-		job->ops = ops;
-		job->exe_tags = a->proc.exe_tags;
+		describe(job, a, ops);
 		inode_of(job, inode);
-		looked = walk_look(slot);
-		if (!looked)
-			print = decision_print(a, job);
-		if (print) {
-			known = allowed_bucket(print);
-			if (known && has_print(known, print)) {
-				release(job);
-				return AM_ALLOW;
-			}
-		}
-		why = walk_on(slot, AM_PATH_END, looked);
-		if (why == AM_PATH_UNSTABLE)
-			job->off =
-				AM_PATH_END; /* no path rather than a part of one that never was */
-		count_reason(why);
-		if (!why && run_automaton(slot))
-			why = AM_NO_STATE;
-		verdict = judge(slot, why);
-		if (verdict == AM_KILL || (stop && verdict >= AM_HOLD))
-			flags |= AM_F_KILLED;
-		report(job, a, flags);
-		if (known && verdict == AM_ALLOW && !why && print == decision_print(a, job))
-			known->way[print >> 61] = print;
-		release(job);
+		verdict = decide_job(a, slot, flags);
 	}
 	if (verdict >= AM_HOLD)
 		count(AM_C_BLOCKED);
-	if (verdict == AM_KILL || (stop && verdict >= AM_HOLD))
+	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
 		kill_current();
 	return verdict;
 }

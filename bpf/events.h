@@ -24,12 +24,12 @@ enum am_op {
 	AM_RENAME = 5,
 	AM_LINK = 6,
 	AM_ATTR = 7,
-	AM_PATH_OPS = 8, /* operations below this one name a path */
-	AM_CONNECT = 8,
-	AM_SEND = 9,
-	AM_BIND = 10,
-	AM_LISTEN = 11,
-	AM_UNIX = 12,
+	AM_UNIX = 8, /* a path, or the name of an abstract socket behind an `@` */
+	AM_PATH_OPS = 9, /* operations below this one name a path */
+	AM_CONNECT = 9,
+	AM_SEND = 10,
+	AM_BIND = 11,
+	AM_LISTEN = 12,
 	AM_PTRACE = 13,
 	AM_SIGNAL = 14,
 	AM_MOUNT = 15,
@@ -60,6 +60,9 @@ enum am_reason {
 	AM_RING_OPEN = 9, /* io_uring opens a file where the tier cannot judge it: killed */
 	AM_CONTENTS =
 		10, /* rename of a directory: what is below it would become freer, or land where it may not be made */
+	AM_RESOLVER = 11, /* a resolver's port, which agents reach by port 53 alone: denied */
+	AM_DEVICE = 12, /* a device node is made: severest verdict of create */
+	AM_ROUTED = 13, /* the packet would go to another host first: severest verdict of send */
 };
 
 enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };
@@ -86,6 +89,9 @@ struct am_header {
 #define AM_F_CREATED 4 /* the open created the file */
 #define AM_F_PINNED 8 /* matched by device, inode and generation, not by its path */
 #define AM_F_CONNECTED 16 /* send: on a connected socket, judged by its peer */
+#define AM_F_DEVICE 32 /* create: of a device node */
+#define AM_F_UNSURE 64 /* ancestors or arguments may have facts nobody knows: blocks hold */
+#define AM_F_ALSO_READ 128 /* the open is for reading too, and was judged for that */
 
 /* One verdict. The object follows: the path without a NUL, or struct am_address. */
 struct am_decision {
@@ -104,7 +110,7 @@ struct am_decision {
 	__u32 igen; /* inode generation */
 	char comm[16];
 	__u32 object_size; /* bytes after this struct */
-	__u32 pad;
+	__u32 facts; /* of the acting process and its session, as used in the decision */
 };
 
 #define AM_NO_RULE 0xffff

@@ -5,16 +5,8 @@
 #ifndef AGENTMON_EXEC_H
 #define AGENTMON_EXEC_H
 
+#include "arguments.bpf.h"
 #include "process.bpf.h"
-
-/* Gives the current process the tags of its new program. Unreachable (memfd): none. */
-static __always_inline void set_tags(const struct am_actor *a, __u64 tags)
-{
-	struct am_proc *p = bpf_map_lookup_elem(&procs, &a->key);
-
-	if (p)
-		p->exe_tags = tags;
-}
 
 /* Not inlined: see report_bare(). */
 static __noinline void send_execed(const struct am_actor *a)
@@ -23,26 +15,102 @@ static __noinline void send_execed(const struct am_actor *a)
 		     0);
 }
 
-static __always_inline void retag(const struct am_actor *a, struct task_struct *t)
+/*
+ * The tags of its new program; those of the one before, `before`, are an ancestor's from now on. Whoever asks next finds
+ * them out if that fails now. No other thread is left.
+ */
+static __always_inline void retag(struct am_actor *a, __u64 before)
 {
-	struct file *f = t->mm->exe_file;
-	__u32 slot = 0;
-	struct am_job *job = claim(&slot);
+	struct am_proc_key key = a->key;
+	struct am_proc *p = bpf_map_lookup_elem(&procs, &key);
 
-	if (!job) {
-		/* rules for this program would not be applied: it must not run */
-		report_bare(a, AM_EXEC, AM_KILL, AM_NO_SCRATCH, AM_F_KILLED);
-		kill_current();
+	if (!p)
 		return;
+	if (a->proc.kin) {
+		a->proc.parents |= before;
+		if (!a->proc.generation)
+			a->proc.unsure = ~0U;
 	}
-	job->dentry = (__u64)f->f_path.dentry;
-	job->mount = (__u64)f->f_path.mnt - bpf_core_field_offset(struct mount, mnt);
-	job->policy = a->policy;
-	job->tags = 0;
-	if (!walk(slot, AM_PATH_END))
-		run_automaton(slot);
-	set_tags(a, job->tags);
-	release(job);
+	a->proc.kin = a->generation;
+	a->proc.exe_tags = 0;
+	a->proc.generation = 0;
+	keep_tags(a, *(volatile __u32 *)&p->generation);
+	renew_tags(a);
 }
+
+#ifndef AM_REACT
+
+/* The verdict on what waited, now that the facts of `a` say what the arguments do. Global, as others are. Returns 0. */
+__noinline int judge_waited(struct am_actor *a, __u32 interpreter)
+{
+	struct am_waiting_key k = {.interpreter = interpreter};
+	struct am_waiting *w;
+	__u32 slot = 0, id, why = AM_NO_STATE;
+	struct am_job *job = NULL;
+	struct am_policy *p;
+
+	if (!a)
+		return 0;
+	k.task = (__u64)bpf_get_current_task_btf();
+	w = bpf_map_lookup_elem(&waiting, &k);
+	id = a->policy;
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (w && p && w->generation == a->generation) {
+		why = AM_NO_SCRATCH;
+		job = claim(&slot);
+	}
+	if (!job || bpf_probe_read_kernel(job, sizeof(*w), w)) {
+		/* another policy is in force by now: what waited was judged by tables that may be gone */
+		if (job)
+			release(job);
+		fallback(a, 1U << AM_EXEC, AM_DENY, why, AM_F_KILLED);
+		count(AM_C_BLOCKED);
+		kill_current();
+		return 0;
+	}
+	/* who acts is who began the exec; what is counted is counted now, not when many may have begun */
+	id = p->args | p->wants;
+	a->facts = (job->facts & ~id) | (a->facts & id);
+	job->facts = a->facts;
+	job->unsure = a->proc.unsure;
+	if (judge(slot, 0) >= AM_HOLD) {
+		report(job, a, AM_F_KILLED);
+		count(AM_C_BLOCKED);
+		kill_current();
+	} else {
+		report(job, a, 0);
+	}
+	release(job);
+	return 0;
+}
+
+/* Judges what waits for the arguments. The new memory is in place, and no instruction of the program has run. */
+static __always_inline void judge_waiting(struct am_actor *a, struct linux_binprm *bprm)
+{
+	struct am_waiting_key k = {.task = (__u64)bpf_get_current_task_btf()};
+	__u32 argc = bprm->argc, unsure = a->proc.unsure;
+	struct am_waiting *w;
+
+	if (nwaiting <= 0)
+		return;
+	w = bpf_map_lookup_elem(&waiting, &k);
+	if (w) {
+		/* for a script, the kernel replaced its first argument by several */
+		__u32 added = bprm->filename != bprm->interp ? argc - w->argc : 0;
+
+		read_arguments(a, bprm->p, argc, added + 1);
+		judge_waited(a, 0);
+	}
+	k.interpreter = 1;
+	w = bpf_map_lookup_elem(&waiting, &k);
+	if (w) {
+		read_arguments(a, bprm->p, argc, w->later ? 0 : 1);
+		judge_waited(a, 1);
+	}
+	a->proc.unsure = unsure;
+	forget_waiting((void *)bpf_get_current_task_btf());
+}
+
+#endif
 
 #endif

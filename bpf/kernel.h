@@ -41,6 +41,7 @@ struct inode {
 	unsigned short i_mode;
 	struct super_block *i_sb;
 	unsigned long i_ino;
+	unsigned int i_nlink;
 	__u32 i_generation;
 };
 
@@ -83,6 +84,7 @@ struct file {
 	unsigned int f_flags;
 	struct path f_path;
 	struct inode *f_inode;
+	void *private_data;
 };
 
 struct fdtable {
@@ -100,6 +102,7 @@ struct fs_struct {
 
 struct mm_struct {
 	struct file *exe_file;
+	unsigned long arg_start;
 };
 
 typedef struct {
@@ -119,8 +122,36 @@ typedef struct {
 	__u32 val;
 } kuid_t;
 
+typedef struct {
+	__u64 val;
+} kernel_cap_t;
+
+typedef struct {
+	__u32 val;
+} kgid_t;
+
+struct group_info {
+	int ngroups;
+	kgid_t gid[];
+};
+
 struct cred {
-	kuid_t uid;
+	kuid_t uid, euid, fsuid;
+	kgid_t gid, egid, fsgid;
+	kernel_cap_t cap_permitted, cap_effective;
+	struct group_info *group_info;
+};
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct pid {
+	struct hlist_head tasks[4];
 };
 
 struct task_struct {
@@ -132,18 +163,23 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	__u64 start_boottime;
+	const struct cred *real_cred;
 	const struct cred *cred;
 	char comm[16];
 	struct mm_struct *mm;
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct signal_struct *signal;
+	struct hlist_node pid_links[4];
 };
 
 struct linux_binprm {
 	struct file *file;
+	struct cred *cred;
 	const char *filename;
 	const char *interp;
+	unsigned long p; /* the top of the new stack: where the arguments begin */
+	int argc;
 };
 
 struct pt_regs {
@@ -168,12 +204,16 @@ struct sock_common {
 	__u32 skc_daddr;
 	__u16 skc_dport;
 	struct in6_addr skc_v6_daddr;
+	__u32 skc_rcv_saddr;
+	__u16 skc_num;
+	struct in6_addr skc_v6_rcv_saddr;
 };
 
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_type;
 	__u16 sk_protocol;
+	struct pid *sk_peer_pid;
 };
 
 struct socket {
@@ -181,9 +221,31 @@ struct socket {
 	struct sock *sk;
 };
 
+struct sockaddr_un {
+	unsigned short sun_family;
+	char sun_path[108];
+};
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[];
+};
+
+struct unix_sock {
+	struct unix_address *addr;
+	struct path path;
+	struct sock *peer;
+};
+
+struct bpf_sock_addr_kern {
+	struct sockaddr *uaddr;
+};
+
 struct msghdr {
 	void *msg_name;
 	int msg_namelen;
+	void *msg_control;
+	unsigned long msg_controllen;
 	unsigned int msg_flags;
 };
 

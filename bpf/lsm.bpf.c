@@ -5,15 +5,23 @@
  *
  *   lsm/bprm_check_security    exec, for a script and again for its interpreter
  *   lsm/file_open              read, write (O_TRUNC included)
+ *   lsm/file_receive           read, write of a descriptor that another process passes (SCM_RIGHTS, pidfd_getfd)
+ *   lsm/mmap_file              read, of an ELF interpreter: the kernel runs it without asking bprm_check_security
  *   lsm/path_truncate          write, by truncate(2)
  *   lsm/path_mknod             create, by open(O_CREAT) and mknod
  *   lsm/path_mkdir, path_symlink   create
- *   lsm/path_link, path_rename  create of the new name; read and write of the old one
+ *   lsm/path_link, path_rename  create of the new name; link or rename, read and write of the old one; where a rename
+ *                              leads out of what may not be deleted, delete too
+ *   lsm/path_unlink, path_rmdir, path_chmod, path_chown  delete, attr
  *   lsm/socket_create          socket families that no address rule can judge
  *   lsm/socket_connect         connect
  *   lsm/socket_sendmsg         send, on connected sockets too
+ *   lsm/socket_bind, socket_listen    bind, listen
+ *   lsm/unix_stream_connect, unix_may_send    unix
+ *   sock.bpf.h                 names of hosts: questions for port 53 go to the session's resolver (cgroup hooks)
+ *   guard.bpf.h                what has no object: ptrace, typing into a terminal, signal, mount, …
  *   lsm/task_alloc             the child inherits; a fork that could not be tracked is refused
- *   lsm/bprm_committed_creds   the new program's exe tags
+ *   lsm/bprm_committed_creds   the new program's arguments and exe tags
  *   lsm/task_free              a process that ended and is still listed
  *   tp_btf/sched_process_fork, _exit                       the process table, at once
  *   iter/task                  enrolment of what already runs
@@ -24,20 +32,28 @@
 #include "exec.bpf.h"
 #include "net.bpf.h"
 
+#define EPERM 1
+#include "guard.bpf.h"
+#include "unix.bpf.h"
+
 char LICENSE[] SEC("license") = "GPL";
 
-#define EPERM 1
 #define FMODE_READ 1
 #define FMODE_WRITE 2
 #define FMODE_CREATED \
 	0x100000 /* include/linux/fs.h: the open made the file; judged in path_mknod */
+#define O_ACCMODE 3
 #define O_TRUNC 01000
 #define O_TMPFILE 020000000
 #define FMODE_EXEC \
 	0x20 /* __FMODE_EXEC in f_flags: opened to be run, judged in bprm_check_security */
 #define MSG_FASTOPEN 0x20000000
 #define S_IFMT 00170000
+#define S_IFCHR 0020000
 #define S_IFDIR 0040000
+#define S_IFBLK 0060000
+#define S_IFSOCK 0140000
+#define PROT_EXEC 4
 #define RENAME_EXCHANGE 2
 
 /* Returns: -EPERM for a verdict that blocks, else 0; as two constants, Linux 6.12 rejects the negation that clang makes. */
@@ -55,17 +71,17 @@ static __always_inline int answer(__u32 verdict)
 /* One path operation from a hook that has typed arguments. Not inlined: link and rename need it twice, see report_bare(). */
 static __noinline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 inode, __u32 flags)
 {
-	struct am_actor a;
+	struct am_actor a = {};
 	int who = identify(&a);
 
 	if (!who)
 		return 0;
 	if (who < 0) {
 		count(AM_C_NO_STATE);
-		report_bare(&a, AM_READ, AM_DENY, AM_NO_STATE, 0);
+		report_bare(&a, AM_READ, AM_DENY, am_by(AM_NO_RULE, AM_NO_STATE), 0);
 		return -EPERM;
 	}
-	return answer(decide_path(&a, ops, mnt, dentry, inode, flags, false));
+	return answer(decide_path(&a, ops, mnt, dentry, inode, flags));
 }
 
 /* Another name for a file carries it out of the rules on its old one: linking and moving it need all of these. */
@@ -89,9 +105,22 @@ SEC("lsm/bprm_check_security")
 int BPF_PROG(exec_check, struct linux_binprm *bprm)
 {
 	struct file *f = bprm->file;
+	bool interpreter = bprm->filename != bprm->interp;
+	__u32 argc = bprm->argc;
 
+	begin_exec(interpreter);
+	/* a memfd, or a file that was deleted: nobody can look at what ran */
+	if (!f->f_inode->i_nlink) {
+		int err = guard(AM_ANON_EXEC);
+
+		if (err || pseudo((__u64)f->f_path.mnt))
+			return err;
+	}
+	if (argc > AM_ARGC_MASK)
+		argc = AM_ARGC_MASK;
 	return judge_path(1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
-			  (__u64)f->f_inode, 0);
+			  (__u64)f->f_inode,
+			  argc << AM_ARGC_SHIFT | (interpreter ? AM_INTERPRETER : 0));
 }
 
 SEC("lsm/file_open")
@@ -104,13 +133,39 @@ int BPF_PROG(open_check, struct file *f)
 		return 0;
 	if (fl & O_TMPFILE)
 		ops = 1U << AM_CREATE;
-	else if (mode & FMODE_WRITE || fl & O_TRUNC)
+	else if (mode & FMODE_WRITE || fl & O_TRUNC || (fl & O_ACCMODE) == O_ACCMODE)
 		ops |= 1U << AM_WRITE;
-	if (mode & FMODE_READ && !(fl & O_TMPFILE))
+	/* access mode 3 is for ioctl: neither reads nor writes, but gives out blocks and attributes */
+	if ((mode & FMODE_READ || (fl & O_ACCMODE) == O_ACCMODE) && !(fl & O_TMPFILE))
 		ops |= 1U << AM_READ;
 	if (!ops || pseudo((__u64)f->f_path.mnt))
 		return 0;
 	return judge_path(ops, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0);
+}
+
+/* Who opened it may do more: it was not judged, or as another program. */
+SEC("lsm/file_receive")
+int BPF_PROG(receive_check, struct file *f)
+{
+	unsigned int mode = f->f_mode;
+	__u32 ops =
+		(mode & FMODE_READ ? 1U << AM_READ : 0) | (mode & FMODE_WRITE ? 1U << AM_WRITE : 0);
+
+	if (!ops || pseudo((__u64)f->f_path.mnt))
+		return 0;
+	return judge_path(ops, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0);
+}
+
+/* `FMODE_EXEC` and not the program: what the program names as its interpreter (PT_INTERP) runs in its place. */
+SEC("lsm/mmap_file")
+int BPF_PROG(interpreter_check, struct file *f, unsigned long asked, unsigned long prot)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+
+	if (!f || !(prot & PROT_EXEC) || !(f->f_flags & FMODE_EXEC) || t->mm->exe_file == f)
+		return 0;
+	return judge_path(1U << AM_READ, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
+			  (__u64)f->f_inode, 0);
 }
 
 SEC("lsm/path_truncate")
@@ -122,9 +177,12 @@ int BPF_PROG(truncate_check, struct path *p)
 }
 
 SEC("lsm/path_mknod")
-int BPF_PROG(mknod_check, struct path *dir, struct dentry *d)
+int BPF_PROG(mknod_check, struct path *dir, struct dentry *d, unsigned short mode, unsigned int dev)
 {
-	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+	/* a node of one's own is another name of a device that rules know by its usual one; 0: overlayfs's whiteout */
+	bool device = dev && ((mode & S_IFMT) == S_IFCHR || (mode & S_IFMT) == S_IFBLK);
+
+	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, device ? AM_F_DEVICE : 0);
 }
 
 SEC("lsm/path_mkdir")
@@ -173,11 +231,24 @@ int BPF_PROG(chown_check, struct path *p)
 	return judge_attr(p);
 }
 
+static __always_inline bool is_a(struct dentry *d, unsigned short kind)
+{
+	struct inode *i = d->d_inode;
+
+	return i && (i->i_mode & S_IFMT) == kind;
+}
+
+/* A socket under another name is reached there. */
+static __always_inline __u32 carry(struct dentry *d)
+{
+	return AM_CARRY | (is_a(d, S_IFSOCK) ? 1U << AM_UNIX : 0);
+}
+
 SEC("lsm/path_link")
 int BPF_PROG(link_check, struct dentry *old, struct path *dir, struct dentry *d)
 {
 	/* link(2) stays on one mount, so the new directory's is the old name's too */
-	int err = judge_path(AM_CARRY | 1U << AM_LINK, (__u64)dir->mnt, (__u64)old,
+	int err = judge_path(carry(old) | 1U << AM_LINK, (__u64)dir->mnt, (__u64)old,
 			     (__u64)old->d_inode, 0);
 
 	if (err)
@@ -185,103 +256,7 @@ int BPF_PROG(link_check, struct dentry *old, struct path *dir, struct dentry *d)
 	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
 }
 
-/* The walk and the automaton over the job's path; 0, or enum am_reason why there is none. */
-static __always_inline __u32 follow(__u32 slot, struct am_job *job, __u64 mnt, __u64 dentry)
-{
-	__u32 why;
-
-	job->dentry = dentry;
-	job->mount = mnt - bpf_core_field_offset(struct mount, mnt);
-	why = walk(slot, AM_PATH_END);
-	if (!why && run_automaton(slot))
-		why = AM_NO_STATE;
-	return why;
-}
-
-/*
- * Whether a directory may take all that is below it along; its own names were judged before. agentmon/policy/walk.py,
- * run_move(), is the same in Python. The old name comes last: it is the one in the record.
- */
-static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dentry, __u64 inode)
-{
-	struct am_actor a;
-	struct am_job *job;
-	__u64 sticky;
-	__u32 slot = 0, why, below;
-	int v = -1, w;
-
-	if (identify(&a) != 1)
-		return 0; /* judged before: not enrolled any more */
-	job = claim(&slot);
-	if (!job)
-		return answer(fallback(&a, 1U << AM_RENAME, AM_DENY, AM_NO_SCRATCH, 0));
-	job->policy = a.policy;
-	job->ops = 1U << AM_RENAME;
-	job->exe_tags = a.proc.exe_tags;
-	why = follow(slot, job, mnt, dentry);
-	below = job->below;
-	sticky = job->sticky;
-	if (!why) {
-		v = blocked_below(slot, AM_WRITE);
-		w = blocked_below(slot, AM_CREATE);
-		v = w > v ? w : v;
-		why = follow(slot, job, old_mnt, old);
-	}
-	inode_of(job, inode);
-	if (why) {
-		job->off = AM_PATH_END;
-		judge(slot, why);
-		job->verdict = AM_DENY;
-	} else if (below == job->below && sticky == job->sticky) {
-		release(job);
-		return 0;
-	} else {
-		w = blocked_below(slot, AM_READ);
-		v = w > v ? w : v;
-		w = blocked_below(slot, AM_WRITE);
-		v = w > v ? w : v;
-		w = fence_between(a.policy, job->below, below, job->sticky ^ sticky);
-		v = w > v ? w : v;
-		if (v < 0) {
-			release(job);
-			return 0;
-		}
-		job->op = AM_RENAME;
-		job->verdict = AM_DENY;
-		job->rule = am_packed_rule(v);
-		job->reason = AM_CONTENTS;
-		job->pinned = 0;
-	}
-	report(job, &a, 0);
-	release(job);
-	count(AM_C_BLOCKED);
-	return answer(AM_DENY);
-}
-
-static __always_inline bool is_directory(struct dentry *d)
-{
-	struct inode *i = d->d_inode;
-
-	return i && (i->i_mode & S_IFMT) == S_IFDIR;
-}
-
-/* `old` comes to be called as `d` is. */
-static __always_inline int judge_rename(struct path *old_dir, struct dentry *old, struct path *dir,
-					struct dentry *d)
-{
-	__u64 target = (__u64)d->d_inode;
-	int err = judge_path(AM_CARRY | 1U << AM_RENAME, (__u64)old_dir->mnt, (__u64)old,
-			     (__u64)old->d_inode, 0);
-
-	/* what is there under the new name is lost: that is a write */
-	if (!err)
-		err = judge_path(1U << AM_CREATE | (target ? 1U << AM_WRITE : 0), (__u64)dir->mnt,
-				 (__u64)d, target, 0);
-	if (!err && is_directory(old))
-		err = judge_move((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
-				 (__u64)old->d_inode);
-	return err;
-}
+#include "moves.bpf.h"
 
 SEC("lsm/path_rename")
 int BPF_PROG(rename_check, struct path *old_dir, struct dentry *old, struct path *dir,
@@ -297,7 +272,7 @@ int BPF_PROG(rename_check, struct path *old_dir, struct dentry *old, struct path
 SEC("lsm/socket_create")
 int BPF_PROG(socket_check, int family, int type, int protocol, int kern)
 {
-	struct am_actor a;
+	struct am_actor a = {};
 	int who;
 
 	if (kern || judgeable(family, type, protocol))
@@ -322,10 +297,10 @@ struct any_address {
 
 /*
  * Reads a kernel copy of a socket address. False: not an internet address. IPv4 UDP takes
- * AF_UNSPEC for AF_INET in sendto (net/ipv4/udp.c), so a send must too.
+ * AF_UNSPEC for AF_INET in sendto (net/ipv4/udp.c), so a send must too; and so does bind. `local`: to bind to.
  */
 static __always_inline bool read_address(struct am_address *to, const void *from, int len,
-					 bool unspec_is_v4)
+					 bool unspec_is_v4, bool local)
 {
 	struct any_address x = {};
 
@@ -335,13 +310,19 @@ static __always_inline bool read_address(struct am_address *to, const void *from
 	to->family = x.family;
 	to->port = bpf_ntohs(x.port_be);
 	if (x.family == AM_AF_INET || (x.family == AM_AF_UNSPEC && unspec_is_v4)) {
-		fold4(to, x.v4_be);
+		if (local)
+			map4(to, x.v4_be);
+		else
+			fold4(to, x.v4_be);
 		return true;
 	}
 	if (x.family != AM_AF_INET6 || len < 24)
 		return false;
 	bpf_probe_read_kernel(x.v6_be, 16, from + 8);
-	fold6(to, x.v6_be);
+	if (local)
+		__builtin_memcpy(to->addr, x.v6_be, 16);
+	else
+		fold6(to, x.v6_be);
 	return true;
 }
 
@@ -367,7 +348,7 @@ SEC("lsm/socket_connect")
 int BPF_PROG(connect_check, struct socket *sock, struct sockaddr *address, int len)
 {
 	struct am_address to = {};
-	struct am_actor a;
+	struct am_actor a = {};
 	int who = identify(&a);
 
 	if (!who)
@@ -376,20 +357,67 @@ int BPF_PROG(connect_check, struct socket *sock, struct sockaddr *address, int l
 		count(AM_C_NO_STATE);
 		return -EPERM;
 	}
-	if (!read_address(&to, address, len, false))
+	if (!read_address(&to, address, len, false, false))
 		return 0; /* AF_UNSPEC disconnects; AF_UNIX is another operation */
 	to.protocol = am_load(struct sock, sock->sk, sk_protocol);
-	return answer(decide_net(&a, AM_CONNECT, &to, 0));
+	if (!a.doomed && asks(&a, &to))
+		return 0; /* connect4, connect6 come next, with this very address */
+	return answer(decide_address(&a, AM_CONNECT, &to, 0));
 }
 
+/* Control messages that are looked at; more are taken for the worst. */
+#define AM_CONTROLS 8
+
+struct control {
+	__u64 len;
+	int level, type;
+};
+
+/* Whether a control message (the kernel's copy) routes the packet. Global, so that the verifier looks at it once. */
+__noinline int routed(__u64 at, __u64 left)
+{
+	for (int i = 0; i < AM_CONTROLS; i++) {
+		struct control c = {};
+		__u64 len;
+
+		if (left < sizeof(c))
+			return 0;
+		bpf_probe_read_kernel(&c, sizeof(c), (void *)at);
+		if (routes(c.level, c.type))
+			return 1;
+		if (c.len < sizeof(c) || c.len > left)
+			return 0; /* the kernel refuses it */
+		len = (c.len + 7) & ~7ULL;
+		if (len >= left)
+			return 0;
+		at += len;
+		left -= len;
+	}
+	return 1;
+}
+
+/* Not inlined: send_check() has no stack left. */
+static __noinline void forget_rates(struct am_actor *a)
+{
+	__u32 id = a->policy;
+	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
+
+	if (p)
+		a->facts &= ~p->rates;
+}
+
+/*
+ * What goes out on a connection is judged as the connection was: it may be of before the fence, or somebody else's; and
+ * by rules on send that block. Its rate counts connections, so none is used, nor asked.
+ */
 SEC("lsm/socket_sendmsg")
 int BPF_PROG(send_check, struct socket *sock, struct msghdr *msg, int size)
 {
 	struct sock *sk = sock->sk;
 	__u16 family;
 	struct am_address to = {};
-	struct am_actor a;
-	__u32 flags = 0;
+	struct am_actor a = {};
+	__u32 flags = 0, op = AM_SEND;
 	int who;
 
 	if (!sk)
@@ -404,21 +432,159 @@ int BPF_PROG(send_check, struct socket *sock, struct msghdr *msg, int size)
 		count(AM_C_NO_STATE);
 		return -EPERM;
 	}
+	if (msg->msg_controllen) {
+		__u64 control = 0; /* read as a number: Linux 7 knows it for a pointer */
+
+		bpf_core_read(&control, sizeof(control), &msg->msg_control);
+		if (routed(control, msg->msg_controllen))
+			return answer(decide_route(&a));
+	}
 	/* a stream ignores the name, unless it opens the connection with it */
 	if (!(msg->msg_name && (sock->type != AM_SOCK_STREAM || msg->msg_flags & MSG_FASTOPEN) &&
-	      read_address(&to, msg->msg_name, msg->msg_namelen, family == AM_AF_INET))) {
+	      read_address(&to, msg->msg_name, msg->msg_namelen, family == AM_AF_INET, false))) {
 		if (!read_peer(&to, sk))
 			return 0;
 		flags = AM_F_CONNECTED;
+		op = AM_CONNECT;
+		if (a.facts)
+			forget_rates(&a);
 	}
 	to.protocol = am_load(struct sock, sk, sk_protocol);
-	return answer(decide_net(&a, AM_SEND, &to, flags));
+	if (!flags && !a.doomed && asks(&a, &to))
+		return 0; /* sendmsg4, sendmsg6 come next; for TCP fast open connect4, connect6 */
+	return answer(decide_address(&a, op, &to, flags));
 }
+
+SEC("lsm/socket_setsockopt")
+int BPF_PROG(option_check, struct socket *sock, int level, int name)
+{
+	struct am_actor a = {};
+	int who;
+
+	if (!routes(level, name))
+		return 0;
+	who = identify(&a);
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return -EPERM;
+	}
+	return answer(decide_route(&a));
+}
+
+SEC("lsm/socket_bind")
+int BPF_PROG(bind_check, struct socket *sock, struct sockaddr *address, int len)
+{
+	struct am_address to = {};
+	struct am_actor a = {};
+	int who = identify(&a);
+
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return -EPERM;
+	}
+	if (!read_address(&to, address, len,
+			  am_load(struct sock, sock->sk, __sk_common.skc_family) == AM_AF_INET,
+			  true))
+		return 0; /* a unix socket's name is created */
+	to.protocol = am_load(struct sock, sock->sk, sk_protocol);
+	return answer(decide_address(&a, AM_BIND, &to, 0));
+}
+
+SEC("lsm/socket_listen")
+int BPF_PROG(listen_check, struct socket *sock, int backlog)
+{
+	struct sock *sk = sock->sk;
+	struct am_address to = {};
+	struct am_actor a = {};
+	int who = identify(&a);
+
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return -EPERM;
+	}
+	if (!sk || !read_local(&to, sk))
+		return 0;
+	return answer(decide_address(&a, AM_LISTEN, &to, 0));
+}
+
+/* These three apart: together their frames would not fit into the 512 bytes of Linux 6.1. */
+static __noinline int reaches_own(__u64 other)
+{
+	struct am_actor a = {};
+	int who = identify(&a);
+
+	return !who || (who == 1 && !a.doomed && served_by_own(&a, other));
+}
+
+static __noinline int judge_abstract(__u64 address)
+{
+	struct am_actor a = {};
+	int who = identify(&a);
+
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return -EPERM;
+	}
+	return answer(decide_abstract(&a, address));
+}
+
+static __always_inline int judge_unix(__u64 other)
+{
+	__u64 dentry = (__u64)am_load(struct unix_sock, other, path.dentry);
+	__u64 address = (__u64)am_load(struct unix_sock, other, addr);
+
+	if (reaches_own(other))
+		return 0;
+	if (dentry)
+		return judge_path(1U << AM_UNIX, (__u64)am_load(struct unix_sock, other, path.mnt),
+				  dentry, (__u64)am_load(struct dentry, dentry, d_inode), 0);
+	/* without a name, somebody gave us its other end */
+	return address ? judge_abstract(address) : 0;
+}
+
+SEC("lsm/unix_stream_connect")
+int BPF_PROG(unix_connect_check, struct sock *sk, struct sock *other, struct sock *newsk)
+{
+	return judge_unix((__u64)other);
+}
+
+/* A datagram, or connect of a datagram socket. */
+SEC("lsm/unix_may_send")
+int BPF_PROG(unix_send_check, struct socket *sock, struct socket *other)
+{
+	return judge_unix((__u64)other->sk);
+}
+
+/* Returns: 1 go on (the LSM hook has judged it), 0 the call fails with EPERM, AM_ASKS redirect it. */
+static __always_inline int judge_address(struct am_actor *a, const struct am_address *to, __u32 op,
+					 __u32 flags)
+{
+	int who;
+
+	if (to->port != AM_DNS_PORT)
+		return 1;
+	who = identify(a);
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		return 0;
+	}
+	return who && asks(a, to) ? AM_ASKS : 1;
+}
+
+#include "sock.bpf.h"
 
 SEC("lsm/task_alloc")
 int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 {
-	struct am_actor a;
+	struct am_actor a = {};
 	__u64 address = (__u64)child;
 	int who;
 
@@ -427,6 +593,11 @@ int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 	who = identify(&a);
 	if (!who)
 		return 0;
+	if (who > 0) {
+		if (find_tags(&a))
+			a.proc.generation = 0;
+		add_parent(&a.proc);
+	}
 	if (who < 0 || nprocs + AM_FORK_SLACK >= knobs.procs_max ||
 	    bpf_map_update_elem(&newborn, &address, &a.proc, BPF_ANY)) {
 		count(AM_C_FORK_REFUSED);
@@ -444,6 +615,7 @@ int BPF_PROG(task_forget, struct task_struct *t)
 	struct am_proc_key k = {};
 
 	no_newborn(t);
+	forget_waiting(t);
 	if (t->group_leader != t || t->pid != t->tgid)
 		return 0;
 	k.tgid = t->tgid;
@@ -455,10 +627,11 @@ int BPF_PROG(task_forget, struct task_struct *t)
 SEC("lsm/bprm_committed_creds")
 int BPF_PROG(process_exec, struct linux_binprm *bprm)
 {
-	struct am_actor a;
+	struct am_actor a = {};
 
 	if (identify(&a) == 1) {
-		retag(&a, (void *)bpf_get_current_task_btf());
+		judge_waiting(&a, bprm);
+		retag(&a, a.proc.exe_tags);
 		send_execed(&a);
 	}
 	return 0;

@@ -29,25 +29,50 @@ struct am_walk {
 	__u32 done;
 };
 
+/* Of path_verdict(): sticky bits still to look at, and the first rule so far. */
+struct am_bits {
+	__u64 left;
+	__u64 op;
+	__u32 accept_base, list_base;
+	__u32 best;
+	__u32 pad;
+};
+
 struct am_job {
 	__u64 busy;
+	/* of an exec that waits for its arguments, see waiting.bpf.h */
+	__u32 generation; /* of the policy that it was judged by */
+	__u32 argc; /* before an interpreter was put in front */
+	__u32 later; /* files of this exec that were looked at since */
+	__u32 owner; /* the session's slot */
 	/* in */
 	__u64 dentry, mount; /* struct dentry *, struct mount * */
 	__u64 inode;
 	__u64 exe_tags;
+	__u64 asked; /* the facts that one operation is judged by: am_asked() */
 	__u32 policy;
+	__u32 session;
 	__u32 ops; /* bit per operation */
 	/* out */
 	__u64 sticky;
 	__u64 tags;
+	__u16 first[AM_PATH_OPS]; /* per operation the first rule that was entered */
+	__u32 tail[AM_LANES], tail_at[AM_LANES];
 	struct am_walk walk;
 	__u64 ino;
 	__u32 dev, igen;
 	__u32 off; /* of the path in room, less AM_HEAD */
-	__u32 accept; /* absolute */
+	__u32 accept[1 + AM_LANES]; /* rows of the final states, absolute */
 	__u32 below; /* the state after one more slash */
-	__u32 pad;
+	__u32 facts, unsure; /* in: of the actor */
+	__u32 hoped; /* in: facts that may be true, but what blocks by them waits; see exec.bpf.h */
+	__u32 trial; /* in: nothing comes of the verdict */
+	__u32 classes; /* of the run under way: 0, or AM_ARGUMENTS */
+	__u32 marks; /* that the rules of its operations set; 0: the decision may be remembered */
+	__u32 state, at; /* of the run under way: at is an offset in room, less AM_HEAD */
+	struct am_bits bits;
 	__u16 rule, reason;
+	__u16 ruled[AM_PATH_OPS]; /* the rule of each operation */
 	__u8 verdict, op, pinned, flags;
 	char room[AM_ROOM];
 };
@@ -106,6 +131,86 @@ struct {
 	__type(key, struct am_pin_key);
 	__type(value, __u32);
 } pins SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_USERS);
+	__type(key, struct am_user_key);
+	__type(value, __u32);
+} users SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_POLICIES);
+	__type(key, __u32);
+	__type(value, struct am_clock);
+} clocks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_MAX_POLICIES);
+	__type(key, __u32);
+	__type(value, struct am_wants);
+} wants SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_MARKED);
+	__type(key, struct am_marked_key);
+	__type(value, struct am_marks);
+} marked SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_LINEAGES);
+	__type(key, __u32);
+	__type(value, struct am_lineage);
+} lineages SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_EFFECTS);
+	__type(key, struct am_effect_key);
+	__type(value, __u32);
+} effects SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_GRANTED);
+	__type(key, struct am_granted_key);
+	__type(value, struct am_granted);
+} granted SEC(".maps");
+
+/* Ports of resolvers -> session slot. Agents reach theirs by asking for a name, and no other. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, AM_MAX_SESSIONS);
+	__type(key, __u32);
+	__type(value, __u32);
+} doors SEC(".maps");
+
+/*
+ * Where a socket's owner sent its question: the answer must seem to come from there. By the socket's cookie, not in the
+ * socket's storage: Linux 7.2 could not allocate that in an emulated guest, and every question failed. What is pushed out
+ * by 8,192 later questions makes libc refuse a late answer, no more.
+ */
+struct am_asked {
+	__u32 ip6[4]; /* big endian, IPv4 mapped */
+	__u32 port; /* of the resolver, big endian */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct am_asked);
+} asked SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -169,7 +274,7 @@ struct {
 
 /*
  * Decisions that were plain allows and reported: fingerprints of everything that such a verdict depends on (the walk's
- * sum, the inode, the operations, session, policy and exe tags). Whoever comes again needs neither path nor automaton.
+ * sum, the inode, the operations, session, policy, exe tags and facts). Whoever comes again needs neither path nor automaton.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -211,6 +316,8 @@ struct am_knobs {
 	__u64 arena_mask; /* u16 units - 1 */
 	__s64 procs_max; /* entries of procs; tests make it small */
 	__u64 key; /* random: of the sums and fingerprints of paths */
+	__u32 idle_gid
+		[2]; /* groups that give no rights; 0: none. agentmon/kernel/objects.py names them */
 };
 
 const volatile struct am_knobs knobs SEC(".rodata.knobs") = {.arena_mask = 4095,

@@ -23,13 +23,19 @@
 #define AM_IPPROTO_UDPLITE 136
 #define AM_IPPROTO_MPTCP 262
 
-static __always_inline void fold4(struct am_address *to, __u32 addr_be)
+#include "dns.bpf.h"
+
+static __always_inline void map4(struct am_address *to, __u32 addr_be)
 {
-	if (!addr_be)
-		addr_be = bpf_htonl(0x7f000001); /* the kernel connects 0.0.0.0 to loopback */
 	__builtin_memset(to->addr, 0, 10);
 	to->addr[10] = to->addr[11] = 0xff;
 	__builtin_memcpy(to->addr + 12, &addr_be, 4);
+}
+
+/* An address to reach: the kernel connects 0.0.0.0 to loopback. One to bind to is any of the host's: map4(). */
+static __always_inline void fold4(struct am_address *to, __u32 addr_be)
+{
+	map4(to, addr_be ? addr_be : bpf_htonl(0x7f000001));
 }
 
 static __always_inline void fold6(struct am_address *to, const __u32 a[4])
@@ -49,80 +55,159 @@ struct am_net_record {
 	struct am_address to;
 };
 
-static __always_inline void report_net(const struct am_actor *a, const struct am_address *to,
-				       __u32 op, __u32 verdict, __u32 rule, __u32 reason,
-				       __u32 flags)
+/* What was decided, as one argument of five. */
+#define am_did(op, verdict, flags) ((__u32)(op) << 16 | (verdict) << 8 | (flags))
+
+/* Sends the record unless it is a repeated plain allow. Not inlined: see report_bare(). Returns 0. */
+__noinline int report_net(const struct am_actor *a, const struct am_address *to, __u32 did,
+			  __u32 by)
 {
+	__u32 op = did >> 16, verdict = did >> 8 & 0xff;
 	struct am_net_record r = {};
 	__u64 low, high;
 
+	if (!a || !to)
+		return 0;
 	__builtin_memcpy(&high, to->addr, 8);
 	__builtin_memcpy(&low, to->addr + 8, 8);
-	if (verdict == AM_ALLOW && seen_before(a, low ^ (high << 1), to->port, (op << 16) | rule))
-		return;
+	if (verdict == AM_ALLOW &&
+	    seen_before(a, low ^ (high << 1), to->port, (op << 16) | by >> 16))
+		return 0;
 	fill(&r.d, a, sizeof(*to));
 	r.d.op = op;
 	r.d.verdict = verdict;
-	r.d.rule = rule;
-	r.d.reason = reason;
-	r.d.flags = flags;
+	r.d.rule = by >> 16;
+	r.d.reason = by & 0xffff;
+	r.d.flags = (did & 0xff) | unsure_flag(a);
 	r.to = *to;
 	send_record(&r, sizeof(r), verdict > AM_ALLOW);
+	return 0;
 }
 
 static __always_inline void kill_from_net_hook(const struct am_actor *a)
 {
 #ifdef AM_REACT
-	condemn(&a->key);
+	struct am_proc_key k = a->key; /* Linux 6.1 takes no key but from the stack */
+
+	condemn(&k);
 #else
 	kill_current();
 #endif
 }
 
-/* Decides connect or send. Returns the verdict; SIGKILL is sent for kill. */
-static __always_inline __u32 decide_net(struct am_actor *a, __u32 op, const struct am_address *to,
-					__u32 flags)
+#define AM_BY_SEND (1 << 24) /* above what am_pack() takes */
+
+/*
+ * The first rule that holds for an address, packed as am_pack() does, or -1. What goes out on a connection (`op` is
+ * connect) is blocked by rules on send as well: then AM_BY_SEND is in it. Global, like decide_net().
+ */
+__noinline int net_rule(const struct am_actor *a, __u32 op, const struct am_address *to,
+			__u32 connected)
 {
-	struct am_net_key k = {.prefixlen = 32 + 128, .policy = bpf_htonl(a->policy)};
-	__u32 id = a->policy, verdict, rule = AM_NO_RULE, reason = AM_BY_DEFAULT;
-	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
+	__u32 wanted = 1U << (op - AM_CONNECT);
+	struct am_net_key k = {.prefixlen = 32 + 128};
 	struct am_net_list *l;
 
-	count(AM_C_DECISIONS);
+	if (!a || !to)
+		return -1;
+	k.policy = bpf_htonl(a->policy);
 	__builtin_memcpy(k.addr, to->addr, 16);
 	l = bpf_map_lookup_elem(&net, &k);
-	verdict = p ? p->default_action[op] : AM_DENY;
+	if (!l)
+		return -1;
+	for (__u32 i = 0; i < AM_NET_LEN; i++) {
+		struct am_net_entry *e = &l->e[i];
+
+		if (i >= l->count)
+			break;
+		if (to->port < e->port_lo || to->port > e->port_hi)
+			continue;
+		if (!(e->ops & wanted) &&
+		    !(connected && e->action >= AM_HOLD && e->ops & 1U << (AM_SEND - AM_CONNECT)))
+			continue;
+		if (e->exe_any && !(e->exe_any & a->proc.exe_tags))
+			continue;
+		if (e->exe_not & a->proc.exe_tags)
+			continue;
+		if (!facts_hold(am_asked(a->facts, a->proc.unsure), e->need, e->need_not,
+				e->action))
+			continue;
+		return am_pack(e->action, e->rule) | (e->ops & wanted ? 0 : AM_BY_SEND);
+	}
+	return -1;
+}
+
+/*
+ * Decides a network operation. Returns the verdict; SIGKILL is sent for kill. Global, so that the verifier looks at it
+ * once: neither pointer is ever NULL, but it does not know that. decide_address() comes before it: together their
+ * frames would not fit into 512 bytes.
+ */
+__noinline int decide_net(const struct am_actor *a, __u32 op, const struct am_address *to,
+			  __u32 flags)
+{
+	__u32 id, verdict, rule = AM_NO_RULE, reason = AM_BY_DEFAULT;
+	__u64 o = op;
+	struct am_policy *p;
+
+	if (!a || !to)
+		return AM_DENY;
+	id = a->policy;
+	am_bound(o, 15);
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (flags & AM_F_CONNECTED && is_own_door(a, to))
+		return AM_ALLOW; /* a question by TCP, or on a connected socket: redirected when it was connected */
+	count(AM_C_DECISIONS);
+	verdict = p ? p->default_action[o] : AM_DENY;
 	if (a->doomed) {
 		verdict = AM_KILL;
 		reason = AM_NO_STATE;
-	} else if (l) {
-		for (__u32 i = 0; i < AM_NET_LEN; i++) {
-			struct am_net_entry *e = &l->e[i];
+	} else if (a->proc.generation != a->generation) {
+		verdict = p ? p->severest[o] : AM_DENY;
+		reason = AM_NO_STATE;
+	} else {
+		int v = net_rule(a, op, to, flags & AM_F_CONNECTED);
+		int g = a->dns_port ? grant_for(a, op, to) : -1;
 
-			if (i >= l->count)
-				break;
-			if (to->port < e->port_lo || to->port > e->port_hi)
-				continue;
-			if (!(e->ops & (1U << (op - AM_CONNECT))))
-				continue;
-			if (e->exe_any && !(e->exe_any & a->proc.exe_tags))
-				continue;
-			if (e->exe_not & a->proc.exe_tags)
-				continue;
-			verdict = e->action;
-			rule = e->rule;
+		if (v >= 0 && v & AM_BY_SEND) {
+			v &= ~AM_BY_SEND;
+			op = AM_SEND;
+		}
+		if (v >= 0) {
+			verdict = am_packed_action(v);
+			rule = am_packed_rule(v);
 			reason = AM_BY_RULE;
-			break;
+		}
+		/* a name lifts the default, never a rule that is more severe: the lower number */
+		if (g >= 0 && am_packed_rule(g) < rule) {
+			verdict = am_packed_action(g);
+			rule = am_packed_rule(g);
+			reason = AM_BY_RULE;
 		}
 	}
-	if (verdict == AM_KILL)
+	/* nor may it answer for this host at port 53 */
+	if (verdict < AM_HOLD && (is_door(to) || (op == AM_BIND && to->port == AM_DNS_PORT))) {
+		verdict = AM_DENY;
+		rule = AM_NO_RULE;
+		reason = AM_RESOLVER;
+	}
+	if (verdict == AM_KILL ||
+	    (AM_TIER == AM_TIER_REACT && op == AM_LISTEN && verdict >= AM_HOLD))
 		flags |= AM_F_KILLED;
 	if (verdict >= AM_HOLD)
 		count(AM_C_BLOCKED);
-	report_net(a, to, op, verdict, rule, reason, flags);
+	report_net(a, to, am_did(op, verdict, flags), am_by(rule, reason));
+	if (!(flags & AM_F_CONNECTED))
+		let_through(a, verdict, rule);
 	if (verdict == AM_KILL)
 		kill_from_net_hook(a);
 	return verdict;
+}
+
+static __always_inline __u32 decide_address(struct am_actor *a, __u32 op,
+					    const struct am_address *to, __u32 flags)
+{
+	find_tags(a);
+	return decide_net(a, op, to, flags);
 }
 
 /* Families and types whose traffic no address rule can judge: raw, packet, vsock, SCTP, … */
@@ -145,6 +230,61 @@ static __always_inline bool judgeable(int family, int type, int protocol)
 	return protocol == 0 || protocol == AM_IPPROTO_UDP;
 }
 
+/* Where a socket listens. False: not an internet socket. */
+static __always_inline bool read_local(struct am_address *to, struct sock *sk)
+{
+	__u32 v6[4];
+
+	to->family = am_load(struct sock, sk, __sk_common.skc_family);
+	to->port = am_load(struct sock, sk, __sk_common.skc_num);
+	to->protocol = am_load(struct sock, sk, sk_protocol);
+	if (to->family == AM_AF_INET) {
+		map4(to, am_load(struct sock, sk, __sk_common.skc_rcv_saddr));
+		return true;
+	}
+	if (to->family != AM_AF_INET6)
+		return false;
+	bpf_core_read(v6, sizeof(v6), &sk->__sk_common.skc_v6_rcv_saddr);
+	__builtin_memcpy(to->addr, v6, 16);
+	return true;
+}
+
+#define AM_SOL_IP 0
+#define AM_SOL_IPV6 41
+
+/* Options by which a packet visits another host first: the address that is judged is only the last one. */
+static __always_inline bool routes(int level, int name)
+{
+	if (level == AM_SOL_IP)
+		return name == 4 || name == 7; /* IP_OPTIONS, IP_RETOPTS */
+	return level == AM_SOL_IPV6 &&
+	       (name == 5 || name == 6 || name == 57); /* IPV6_2292RTHDR, _2292PKTOPTIONS, _RTHDR */
+}
+
+/* Such an option gets the severest verdict of send or connect. Returns it. Not inlined: see report_bare(). */
+static __noinline __u32 decide_route(struct am_actor *a)
+{
+	struct am_address to = {};
+	__u32 id = a->policy, verdict = AM_DENY;
+	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
+
+	count(AM_C_DECISIONS);
+	if (p)
+		verdict = p->severest[AM_SEND] > p->severest[AM_CONNECT] ? p->severest[AM_SEND]
+									 : p->severest[AM_CONNECT];
+	if (a->doomed)
+		verdict = AM_KILL;
+	if (verdict >= AM_HOLD)
+		count(AM_C_BLOCKED);
+	report_net(a, &to,
+		   am_did(AM_SEND, verdict,
+			  verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD) ? AM_F_KILLED : 0),
+		   am_by(AM_NO_RULE, AM_ROUTED));
+	if (verdict == AM_KILL)
+		kill_current();
+	return verdict;
+}
+
 /* A socket that cannot be judged gets the severest verdict of connect. Not inlined: see report_bare(). */
 static __noinline __u32 decide_family(struct am_actor *a, int family, int protocol, bool stop)
 {
@@ -160,7 +300,8 @@ static __noinline __u32 decide_family(struct am_actor *a, int family, int protoc
 	dies = verdict == AM_KILL || (stop && verdict >= AM_HOLD);
 	if (verdict >= AM_HOLD)
 		count(AM_C_BLOCKED);
-	report_net(a, &to, AM_CONNECT, verdict, AM_NO_RULE, AM_BAD_FAMILY, dies ? AM_F_KILLED : 0);
+	report_net(a, &to, am_did(AM_CONNECT, verdict, dies ? AM_F_KILLED : 0),
+		   am_by(AM_NO_RULE, AM_BAD_FAMILY));
 	if (dies)
 		kill_from_net_hook(a);
 	return verdict;

@@ -56,6 +56,31 @@ static __always_inline int adopt(const struct am_proc_key *k, const struct am_pr
 	return bpf_map_lookup_elem(&procs, k) ? 0 : -1;
 }
 
+#ifdef AM_REACT
+/* Whether what is listed of a process is of another policy than that of its session. */
+static __always_inline bool is_stale(const struct am_proc *p)
+{
+	__u32 id = p->session;
+	struct am_session *s = bpf_map_lookup_elem(&sessions, &id);
+	struct am_policy *pol;
+
+	if (!s)
+		return false;
+	id = s->policy;
+	pol = bpf_map_lookup_elem(&policies, &id);
+	return pol && pol->generation != p->generation;
+}
+
+/* Finds out what the current process runs. Not inlined: see report_bare(). */
+static __noinline void refresh(void)
+{
+	struct am_actor a = {};
+
+	if (identify(&a) == 1)
+		find_tags(&a);
+}
+#endif
+
 static __always_inline void on_fork(struct task_struct *parent, struct task_struct *child)
 {
 	struct am_proc_key pk = {}, ck = {};
@@ -70,7 +95,12 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 		return;
 	if (ncondemned > AM_CONDEMNED_CALM)
 		kill_current();
-	copy = *p;
+#ifdef AM_REACT /* else task_alloc did */
+	if (is_stale(p))
+		refresh(); /* what it runs is known for sure only while it does */
+#endif
+	copy_proc(&copy, p);
+	add_parent(&copy);
 	ck.tgid = child->tgid;
 	ck.start_ns = child->start_boottime;
 	if (!adopt(&ck, &copy)) {
@@ -119,7 +149,7 @@ static __always_inline void on_exit(struct task_struct *t)
  * Marks what is named in `marks`, and every child of an enrolled process. User space runs it until it writes
  * nothing more: then the whole tree is marked, and what is forked meanwhile has inherited. Processes of a
  * session that is no longer live are forgotten.
- * Writes one struct am_proc_key for each process that it added.
+ * Writes one struct am_joined for each process that it added.
  */
 SEC("iter/task")
 int mark_processes(struct bpf_iter__task *ctx)
@@ -128,6 +158,7 @@ int mark_processes(struct bpf_iter__task *ctx)
 	struct seq_file *seq = ctx->meta->seq;
 	struct am_proc_key k = {}, pk = {};
 	struct am_proc fresh = {}, *p;
+	struct am_joined joined = {};
 	__u32 tgid, *slot;
 	struct am_session *s;
 
@@ -164,14 +195,20 @@ int mark_processes(struct bpf_iter__task *ctx)
 		p = bpf_map_lookup_elem(&procs, &pk);
 		if (!p)
 			return 0;
-		fresh = *p;
-		fresh.exe_tags = 0;
+		copy_proc(&fresh, p);
+		add_parent(&fresh);
+		fresh.exe_tags = 0; /* another program, maybe */
+		fresh.generation = 0;
 	}
 	if (adopt(&k, &fresh)) {
 		count(AM_C_FORK_LOST);
 		return 0;
 	}
-	bpf_seq_write(seq, &k, sizeof(k));
+	joined.key = k;
+	joined.session = fresh.session;
+	/* no room left in what is read at once: the same task is shown again at the next read */
+	if (bpf_seq_write(seq, &joined, sizeof(joined)) && !bpf_map_delete_elem(&procs, &k))
+		__sync_fetch_and_add(&nprocs, -1);
 	return 0;
 }
 

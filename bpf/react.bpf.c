@@ -3,17 +3,23 @@
  * React tier, for kernels without BPF LSM: the network is refused before it happens, a program dies before its first
  * instruction, and an open that should not have been ends the process before it can use the descriptor.
  *
- *   cgroup/connect4, connect6, sendmsg4, sendmsg6   connect, and send on sockets that are not connected (UDP)
+ *   cgroup/connect4, connect6, sendmsg4, sendmsg6   connect, and send on sockets that are not connected (UDP);
+ *   cgroup/recvmsg4, … getpeername6                 and names of hosts: see sock.bpf.h
+ *   cgroup/bind4, bind6                             bind
+ *   cgroup/connect_unix (Linux 6.7)                 unix: name services that libc tries
  *   cgroup/sock_create                              raw and other sockets that no address rule can judge
  *   tp_btf/sched_process_exec                       exec
- *   tp_btf/sys_exit                                 read, write, create: the file that was really opened
- *   tp_btf/io_uring_submit_req (_sqe before 6.3)     opens through io_uring, which sys_exit does not see
+ *   tp_btf/sys_exit                                 read, write, create: the file that was really opened;
+ *                                                   unix, listen: the socket that was connected, or listens
+ *   tp_btf/io_uring_submit_req (_sqe before 6.3)     what io_uring does that sys_exit does not see: opens, sockets,
+ *                                                   unix, listen, options of sockets
  *   tp_btf/sched_process_fork, _exit; iter/task     the process table
  */
 #define AM_TIER AM_TIER_REACT
 #define AM_REACT
 #include "exec.bpf.h"
 #include "net.bpf.h"
+#include "unix.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -21,13 +27,23 @@ char LICENSE[] SEC("license") = "GPL";
 #define FMODE_WRITE 2
 #define FMODE_PATH 0x4000
 #define FMODE_CREATED 0x100000
+#define O_ACCMODE 3
 #define O_TRUNC 01000
 #define O_TMPFILE 020000000
 #define TS_COMPAT 2   /* arch/x86/include/asm/thread_info.h: a 32-bit system call is under way */
 #define X32_BIT 0x40000000
+#define S_IFMT 00170000
+#define S_IFSOCK 0140000
+#define SOCKETCALL 102
+#define SOCKETCALL_CONNECT 3 /* include/uapi/linux/net.h */
+#define SOCKETCALL_LISTEN 4
+#define SOCKETCALL_SETSOCKOPT 14
+#define IORING_OP_CONNECT 16 /* include/uapi/linux/io_uring.h */
 #define IORING_OP_OPENAT 18
 #define IORING_OP_OPENAT2 28
 #define IORING_OP_SOCKET 45
+#define IORING_OP_URING_CMD 46
+#define IORING_OP_LISTEN 57
 
 enum call {
 	CALL_OTHER,
@@ -38,7 +54,9 @@ enum call {
 	CALL_HANDLE,
 	CALL_SOCKET,
 	CALL_FORK,
-	CALL_NET
+	CALL_NET,
+	CALL_LISTEN,
+	CALL_OPTION,
 };
 
 /* arch/x86/entry/syscalls/syscall_64.tbl; x32 has the same numbers with a bit set */
@@ -64,6 +82,11 @@ static __always_inline enum call call64(long nr)
 	case 518: /* x32's own sendmsg and sendmmsg */
 	case 538:
 		return CALL_NET;
+	case 50:
+		return CALL_LISTEN;
+	case 54:
+	case 541: /* x32's own setsockopt */
+		return CALL_OPTION;
 	case 56:
 	case 57:
 	case 58:
@@ -95,6 +118,10 @@ static __always_inline enum call call32(long nr)
 	case 369:
 	case 370:
 		return CALL_NET;
+	case 363:
+		return CALL_LISTEN;
+	case 366:
+		return CALL_OPTION;
 	case 2:
 	case 120:
 	case 190:
@@ -148,14 +175,67 @@ static __noinline __u64 name_print(const void *name, bool from_user)
 static __always_inline void set_script(const struct am_actor *a, __u64 print)
 {
 	struct am_proc *p = bpf_map_lookup_elem(&procs, &a->key);
+	__u32 id = a->policy;
+	struct am_policy *policy = bpf_map_lookup_elem(&policies, &id);
 
-	if (p)
+	if (p && policy) {
 		p->script = print;
+		p->args = a->facts & policy->args;
+		p->args_generation = a->proc.unsure & policy->args ? 0 : a->generation;
+	}
 }
 
-static __always_inline void judge_open(struct task_struct *t, long fd, __u64 asked, __u64 name)
+/* What set_script() keeps, for the policy in force. */
+static __always_inline void recall_arguments(struct am_actor *a)
 {
-	struct am_actor a;
+	__u32 id = a->policy;
+	struct am_policy *policy = bpf_map_lookup_elem(&policies, &id);
+
+	if (!policy)
+		return;
+	if (a->proc.args_generation == a->generation)
+		a->facts |= a->proc.args & policy->args;
+	else
+		a->proc.unsure |= policy->args;
+}
+
+#define AM_SCRIPT_TRIES 8 /* three interpreters with an option each come before a name */
+
+/*
+ * From which argument on they are the script's own: its name is behind those that the kernel put there, its interpreter
+ * and maybe one of that. 0: nobody knows, it is not there, or twice. Global, so that the verifier looks at it once.
+ */
+__noinline int script_arguments(__u64 at, __u64 print)
+{
+	__u32 slot = 0, found = 0;
+	struct am_job *job = claim(&slot);
+
+	if (!job)
+		return 0;
+	for (__u32 i = 0; i < AM_SCRIPT_TRIES; i++) {
+		long n = bpf_probe_read_user_str(job->room, AM_PATH_MAX, (void *)at);
+
+		if (n < 0 || n == AM_PATH_MAX)
+			break;
+		if (i && name_print((void *)at, true) == print) {
+			if (found) {
+				found = 0;
+				break;
+			}
+			found = i + 1;
+		} else if (found) {
+			break;
+		}
+		at += n ? n : 1;
+	}
+	release(job);
+	return found;
+}
+
+/* None of these is inlined: in the frame of sys_exit, beside each other, they would not fit into 512 bytes. */
+static __noinline void judge_open(struct task_struct *t, long fd, __u64 asked, __u64 name)
+{
+	struct am_actor a = {};
 	struct file *f;
 	struct vfsmount *mnt;
 	struct super_block *sb;
@@ -185,6 +265,7 @@ static __always_inline void judge_open(struct task_struct *t, long fd, __u64 ask
 		return;
 	if (a.proc.script && name && name_print((void *)name, true) == a.proc.script) {
 		ops = 1U << AM_EXEC;
+		recall_arguments(&a);
 		set_script(&a, 0);
 	}
 	flags = am_load(struct file, f, f_flags);
@@ -195,26 +276,29 @@ static __always_inline void judge_open(struct task_struct *t, long fd, __u64 ask
 	} else if (mode & FMODE_CREATED || (flags & O_TMPFILE)) {
 		ops |= 1U << AM_CREATE;
 	} else {
-		if (mode & FMODE_READ)
+		/* access mode 3 is for ioctl: neither reads nor writes, but gives out blocks and attributes */
+		bool both = (flags & O_ACCMODE) == O_ACCMODE;
+
+		if (mode & FMODE_READ || both)
 			ops |= 1U << AM_READ;
-		if (mode & FMODE_WRITE || asked & O_TRUNC)
+		if (mode & FMODE_WRITE || asked & O_TRUNC || both)
 			ops |= 1U << AM_WRITE;
 	}
 	if (!ops)
 		return;
 	decide_path(&a, ops, (__u64)mnt, (__u64)am_load(struct file, f, f_path.dentry),
 		    (__u64)am_load(struct file, f, f_inode),
-		    mode & FMODE_CREATED ? AM_F_CREATED : 0, true);
+		    mode & FMODE_CREATED ? AM_F_CREATED : 0);
 }
 
 /* Families that cgroup/sock_create does not see: everything but AF_INET and AF_INET6. */
-static __always_inline void judge_socket(__u64 first, __u64 second, bool compat, long nr)
+static __noinline void judge_socket(__u64 first, __u64 second, bool compat, long nr)
 {
-	struct am_actor a;
+	struct am_actor a = {};
 	__u32 family = first;
 	int who;
 
-	if (compat && nr == 102) { /* socketcall(SYS_SOCKET, unsigned int *args) */
+	if (compat && nr == SOCKETCALL) { /* socketcall(SYS_SOCKET, unsigned int *args) */
 		if (first != 1)
 			return;
 		bpf_probe_read_user(&family, sizeof(family), (void *)second);
@@ -223,6 +307,81 @@ static __always_inline void judge_socket(__u64 first, __u64 second, bool compat,
 		return;
 	who = identify(&a);
 	if (who < 0 || (who && decide_family(&a, family, 0, true) >= AM_HOLD))
+		kill_current();
+}
+
+static __always_inline struct sock *socket_of(struct task_struct *t, long fd)
+{
+	struct file *f = (void *)file_of(t, fd);
+	struct inode *i = f ? am_load(struct file, f, f_inode) : NULL;
+	struct socket *s;
+
+	if (!i || (am_load(struct inode, i, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	s = am_load(struct file, f, private_data);
+	return s ? am_load(struct socket, s, sk) : NULL;
+}
+
+/* A call that went through, on a socket: a unix socket may be connected now. */
+static __noinline void judge_peer(struct task_struct *t, long fd)
+{
+	struct sock *sk = socket_of(t, fd);
+	__u64 peer, dentry, address;
+	struct am_actor a = {};
+	int who;
+
+	if (!sk || am_load(struct sock, sk, __sk_common.skc_family) != AM_AF_UNIX)
+		return;
+	peer = (__u64)am_load(struct unix_sock, sk, peer);
+	if (!peer)
+		return;
+	who = identify(&a);
+	if (!who)
+		return;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		kill_current();
+		return;
+	}
+	if (!a.doomed && served_by_own(&a, (__u64)sk))
+		return;
+	dentry = (__u64)am_load(struct unix_sock, peer, path.dentry);
+	address = (__u64)am_load(struct unix_sock, peer, addr);
+	if (dentry)
+		decide_path(&a, 1U << AM_UNIX, (__u64)am_load(struct unix_sock, peer, path.mnt),
+			    dentry, (__u64)am_load(struct dentry, dentry, d_inode), 0);
+	else if (address)
+		decide_abstract(&a, address);
+}
+
+static __noinline void judge_listen(struct task_struct *t, long fd)
+{
+	struct sock *sk = socket_of(t, fd);
+	struct am_address to = {};
+	struct am_actor a = {};
+	int who;
+
+	if (!sk || !read_local(&to, sk))
+		return;
+	who = identify(&a);
+	if (who < 0)
+		count(AM_C_NO_STATE);
+	if (who < 0 || (who && decide_address(&a, AM_LISTEN, &to, 0) >= AM_HOLD))
+		kill_current();
+}
+
+/* Set already, but the process dies before it can send. */
+static __noinline void judge_option(int level, int name)
+{
+	struct am_actor a = {};
+	int who;
+
+	if (!routes(level, name))
+		return;
+	who = identify(&a);
+	if (who < 0)
+		count(AM_C_NO_STATE);
+	if (who < 0 || (who && decide_route(&a) >= AM_HOLD))
 		kill_current();
 }
 
@@ -250,13 +409,35 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 		if (is_condemned(&k))
 			kill_current();
 	}
-	if (ret < 0 || c == CALL_NET || c == CALL_FORK)
+	if (ret < 0 || c == CALL_FORK || (c == CALL_NET && ret))
 		return 0;
 	/* 32-bit calls pass their arguments in bx, cx, dx */
 	first = compat ? regs->bx : regs->di;
 	second = compat ? regs->cx : regs->si;
 	third = regs->dx;
-	if (c == CALL_SOCKET)
+	if (compat && nr == SOCKETCALL &&
+	    (first == SOCKETCALL_CONNECT || first == SOCKETCALL_LISTEN)) {
+		__u32 fd = 0;
+
+		c = first == SOCKETCALL_CONNECT ? CALL_NET : CALL_LISTEN;
+		bpf_probe_read_user(&fd, sizeof(fd), (void *)second);
+		first = fd;
+	}
+	if (compat && nr == SOCKETCALL && first == SOCKETCALL_SETSOCKOPT) {
+		__u32 words[3] = {}; /* descriptor, level, name */
+
+		c = CALL_OPTION;
+		bpf_probe_read_user(words, sizeof(words), (void *)second);
+		second = words[1];
+		third = words[2];
+	}
+	if (c == CALL_NET)
+		judge_peer(t, first);
+	else if (c == CALL_LISTEN)
+		judge_listen(t, first);
+	else if (c == CALL_OPTION)
+		judge_option(second, third);
+	else if (c == CALL_SOCKET)
 		judge_socket(first, second, compat, nr);
 	else
 		judge_open(t, ret, open_flags(c, second, third),
@@ -265,25 +446,44 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	return 0;
 }
 
+/*
+ * The operations (a bit each) that a request may be, of those that nothing else sees. An address to connect to is
+ * judged by the cgroup hooks, the path of a unix socket is not; which of the two it is cannot be told before it is
+ * done: the descriptor may be another one by then. An option of a socket (URING_CMD) may be a source route.
+ */
+static __always_inline __u32 ring_ops(__u32 opcode)
+{
+	switch (opcode) {
+	case IORING_OP_OPENAT:
+	case IORING_OP_OPENAT2:
+		return 1U << AM_READ | 1U << AM_WRITE | 1U << AM_CREATE;
+	case IORING_OP_SOCKET:
+		return 1U << AM_CONNECT;
+	case IORING_OP_CONNECT:
+		return 1U << AM_UNIX;
+	case IORING_OP_LISTEN:
+		return 1U << AM_LISTEN;
+	case IORING_OP_URING_CMD:
+		return 1U << AM_CONNECT | 1U << AM_SEND;
+	}
+	return 0;
+}
+
 static __always_inline void judge_ring(struct io_kiocb *req)
 {
-	__u32 op = req->opcode, verdict;
-	struct am_actor a;
+	__u32 ops = ring_ops(req->opcode), verdict;
+	struct am_actor a = {};
 	int who;
 
-	if (op != IORING_OP_OPENAT && op != IORING_OP_OPENAT2 && op != IORING_OP_SOCKET)
+	if (!ops)
 		return;
 	who = identify(&a);
 	if (who < 0)
 		kill_current();
 	if (who != 1)
 		return;
-	/* the file is not known yet and the result is not seen here: the severest of what it may be */
-	verdict =
-		fallback(&a,
-			 op == IORING_OP_SOCKET ? 1U << AM_CONNECT
-						: 1U << AM_READ | 1U << AM_WRITE | 1U << AM_CREATE,
-			 AM_ALLOW, AM_RING_OPEN, AM_F_KILLED);
+	/* the object is not known yet and the result is not seen here: the severest of what it may be */
+	verdict = fallback(&a, ops, AM_ALLOW, AM_RING_OPEN, AM_F_KILLED);
 	if (verdict >= AM_HOLD) {
 		count(AM_C_BLOCKED);
 		kill_current();
@@ -355,13 +555,14 @@ static __always_inline void judge_script(struct am_actor *a, struct task_struct 
 			why = walk(slot, at);
 		}
 	}
-	job->policy = a->policy;
-	job->ops = 1U << AM_EXEC;
-	job->exe_tags = a->proc.exe_tags;
+	describe(job, a, 1U << AM_EXEC);
 	inode_of(job, 0);
-	if (!why && run_automaton(slot))
+	if (!why && (a->proc.generation != a->generation || run_automaton(slot)))
 		why = AM_NO_STATE;
+	/* nothing is marked or counted by a name that may lead elsewhere: the open comes */
+	job->trial = 1;
 	judge(slot, why);
+	job->trial = 0;
 	report(job, a, AM_F_SCRIPT | (job->verdict >= AM_HOLD ? AM_F_KILLED : 0));
 	if (job->verdict >= AM_HOLD) {
 		count(AM_C_BLOCKED);
@@ -370,11 +571,21 @@ static __always_inline void judge_script(struct am_actor *a, struct task_struct 
 	release(job);
 }
 
+/* The facts of a policy that are exe tags of the same number. */
+static __noinline __u32 ancestor_facts(__u32 policy)
+{
+	struct am_policy *p = bpf_map_lookup_elem(&policies, &policy);
+
+	return p ? p->parents : 0;
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binprm *bprm)
 {
 	struct file *f = t->mm->exe_file;
-	struct am_actor a;
+	__u64 before, start = t->mm->arg_start;
+	struct am_actor a = {};
+	__u32 unsure;
 	int who = identify(&a);
 
 	if (!who)
@@ -384,22 +595,36 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		kill_current();
 		return 0;
 	}
-	if (bprm->filename != bprm->interp) {
-		judge_script(&a, t, bprm);
-		set_script(&a, name_print(bprm->filename, false));
+	before = a.proc.exe_tags;
+	if (a.proc.generation != a.generation) {
+		/* the program that starts this one is gone already: of its tags only those of ancestors are known */
+		if (!a.proc.generation && a.proc.kin)
+			a.proc.unsure = ~0U;
+		a.facts |= before & ancestor_facts(a.policy);
+		find_tags(&a);
 	}
+	unsure = a.proc.unsure;
+	if (bprm->filename != bprm->interp) {
+		__u64 print = name_print(bprm->filename, false);
+
+		read_arguments(&a, start, bprm->argc, script_arguments(start, print));
+		judge_script(&a, t, bprm);
+		set_script(&a, print);
+	}
+	read_arguments(&a, start, bprm->argc, 1);
 	decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
-		    (__u64)f->f_inode, 0, true);
-	retag(&a, t);
+		    (__u64)f->f_inode, 0);
+	a.proc.unsure = unsure;
+	retag(&a, before);
 	send_execed(&a);
 	return 0;
 }
 
-/* Returns: 1 go on, 0 the call fails with EPERM. */
-static __always_inline int judge_address(const struct am_address *to, __u32 op)
+/* Returns: 1 go on, 0 the call fails with EPERM, AM_ASKS redirect it. */
+static __always_inline int judge_address(struct am_actor *a, const struct am_address *to, __u32 op,
+					 __u32 flags)
 {
-	struct am_actor a;
-	int who = identify(&a);
+	int who = identify(a);
 
 	if (!who)
 		return 1;
@@ -407,56 +632,55 @@ static __always_inline int judge_address(const struct am_address *to, __u32 op)
 		count(AM_C_NO_STATE);
 		return 0;
 	}
-	return decide_net(&a, op, to, 0) < AM_HOLD;
+	if (!a->doomed && asks(a, to))
+		return AM_ASKS;
+	return decide_address(a, op, to, flags) < AM_HOLD;
 }
 
-static __always_inline int address4(struct bpf_sock_addr *ctx, __u32 op)
+#include "sock.bpf.h"
+
+/* Returns: 1 go on, 0 the call fails with EPERM. */
+static __always_inline int judge_bind(const struct am_address *to)
+{
+	struct am_actor a = {};
+	int who = identify(&a);
+
+	if (who < 0)
+		count(AM_C_NO_STATE);
+	return !who || (who == 1 && decide_address(&a, AM_BIND, to, 0) < AM_HOLD);
+}
+
+SEC("cgroup/bind4")
+int bind4(struct bpf_sock_addr *ctx)
 {
 	struct am_address to = {.family = AM_AF_INET, .protocol = ctx->protocol};
 
 	to.port = bpf_ntohs(ctx->user_port);
-	fold4(&to, ctx->user_ip4);
-	return judge_address(&to, op);
+	map4(&to, ctx->user_ip4);
+	return judge_bind(&to);
 }
 
-static __always_inline int address6(struct bpf_sock_addr *ctx, __u32 op)
+SEC("cgroup/bind6")
+int bind6(struct bpf_sock_addr *ctx)
 {
 	struct am_address to = {.family = AM_AF_INET6, .protocol = ctx->protocol};
 	__u32 a[4] = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]};
 
 	to.port = bpf_ntohs(ctx->user_port);
-	fold6(&to, a);
-	return judge_address(&to, op);
+	__builtin_memcpy(to.addr, a, 16);
+	return judge_bind(&to);
 }
 
-SEC("cgroup/connect4")
-int connect4(struct bpf_sock_addr *ctx)
+SEC("cgroup/connect_unix")
+int connect_unix(struct bpf_sock_addr *ctx)
 {
-	return address4(ctx, AM_CONNECT);
-}
-
-SEC("cgroup/connect6")
-int connect6(struct bpf_sock_addr *ctx)
-{
-	return address6(ctx, AM_CONNECT);
-}
-
-SEC("cgroup/sendmsg4")
-int sendmsg4(struct bpf_sock_addr *ctx)
-{
-	return address4(ctx, AM_SEND);
-}
-
-SEC("cgroup/sendmsg6")
-int sendmsg6(struct bpf_sock_addr *ctx)
-{
-	return address6(ctx, AM_SEND);
+	return judge_service(ctx);
 }
 
 SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *sk)
 {
-	struct am_actor a;
+	struct am_actor a = {};
 	int who;
 
 	if (judgeable(sk->family, sk->type, sk->protocol))

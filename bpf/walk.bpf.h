@@ -167,8 +167,11 @@ __noinline int walk_read(__u32 slot, __u32 end)
 	return 0;
 }
 
-/* Both passes until they agree; `why` is what a first walk_look() said. Returns 0 or enum am_reason. */
-static __always_inline __u32 walk_on(__u32 slot, __u32 end, int why)
+/*
+ * Both passes until they agree; `why` is what a first walk_look() said. Returns 0 or enum am_reason. Global, so that
+ * the verifier looks at it once.
+ */
+__noinline int walk_on(__u32 slot, __u32 end, int why)
 {
 	for (int i = 0; i < AM_WALKS; i++) {
 		if (why > 0)

@@ -5,10 +5,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentmon.cli.common import Parser, add_json, add_verb, audit_path, print_json, say
+from agentmon.errors import AgentmonError
+
+if TYPE_CHECKING:
+    from agentmon.model.records import Record
 
 
 def register(subparsers: Any) -> None:
@@ -24,6 +30,7 @@ def register(subparsers: Any) -> None:
         """,
         """
         sudo agentmon audit log --since 1h
+        sudo agentmon audit log --session s-7f3a --last 20
         sudo agentmon audit log --json --blocked | jq -r .object
         sudo agentmon audit verify
         """,
@@ -33,6 +40,7 @@ def register(subparsers: Any) -> None:
     log.add_argument("--session", metavar="SESSION", help="only this session")
     log.add_argument("--blocked", action="store_true", help="only what was denied or killed")
     log.add_argument("--since", metavar="TIME", type=_span_ns, default=0, help="such as 90s, 15m, 2h, 3d")
+    log.add_argument("--last", metavar="N", type=_count, help="only the last N of these")
     log.set_defaults(func=handle_log)
     verify = verbs.add_parser("verify", help="walk the hash chain; exit status 2 if it does not hold")
     verify.set_defaults(func=handle_verify)
@@ -42,16 +50,10 @@ def register(subparsers: Any) -> None:
 
 
 def handle_log(args: argparse.Namespace) -> int:
-    """Print records."""
-    from agentmon.audit.read import read
-
-    since_ns = time.time_ns() - args.since if args.since else 0
+    """Print records. 1 if the session that was asked for has none."""
+    found = _chosen(args)
     out = None
-    for record in read(args.file or audit_path(args), since_ns=since_ns):
-        if args.session and record.session != args.session:
-            continue
-        if (args.blocked and not record.blocked) or record.time_ns < since_ns:
-            continue
+    for record in found if args.last is None else deque(found, args.last):
         if args.json:
             print_json(record.as_json())
             continue
@@ -60,6 +62,24 @@ def handle_log(args: argparse.Namespace) -> int:
         out = out or render.console()
         out.print(render.record_line(record))
     return 0
+
+
+def _chosen(args: argparse.Namespace) -> Iterator[Record]:
+    from agentmon.audit.read import read
+
+    path = args.file or audit_path(args)
+    since_ns = time.time_ns() - args.since if args.since else 0
+    known = not args.session
+    for record in read(path, since_ns=since_ns):
+        if (args.session and record.session != args.session) or record.time_ns < since_ns:
+            continue
+        known = True
+        if record.blocked or not args.blocked:
+            yield record
+    if not known:
+        raise AgentmonError(
+            f"the audit log `{path}` has no record of a session `{args.session}`" + " since then" * bool(since_ns)
+        )
 
 
 def handle_verify(args: argparse.Namespace) -> int:
@@ -81,6 +101,12 @@ def handle_verify(args: argparse.Namespace) -> int:
         say(f"`{path}`: batch {problem.batch}: {problem.message}; the {records} records before it hold")
         return 2
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of records; give such as 20")
+    return int(text)
 
 
 def _span_ns(text: str) -> int:

@@ -98,10 +98,13 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
-    def release(self, close: Sequence[int], *, io_uring: bool) -> int:
-        """It is fenced: let it go on, without these descriptors. Returns a descriptor for `failure`."""
+    def release(self, close: Sequence[int], *, unjudged: bool) -> int:
+        """It is fenced: let it go on, without these descriptors. Returns a descriptor for `failure`.
+
+        `unjudged`: see `prctl.refuse_calls`.
+        """
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._go, json.dumps({"io_uring": io_uring, "close": list(close)}).encode() + b"\n")
+            os.write(self._go, json.dumps({"unjudged": unjudged, "close": list(close)}).encode() + b"\n")
         os.close(self._go)
         return self._status
 
@@ -138,8 +141,7 @@ def _become(
             os._exit(128 + signal.SIGKILL)  # nobody will let us go
         data += chunk
     go_on = json.loads(data)
-    if not go_on["io_uring"]:
-        prctl.no_io_uring()
+    prctl.refuse_calls(unjudged=go_on["unjudged"])
     for fd in go_on["close"]:
         with contextlib.suppress(OSError):
             os.close(fd)

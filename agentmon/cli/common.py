@@ -25,6 +25,13 @@ Subparsers = argparse._SubParsersAction  # noqa: SLF001  # argparse has no publi
 class Parser(argparse.ArgumentParser):
     """Ends with 64 on bad usage, as sysexits.h has it; 2 means denied here."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Complain of what is not known here, by the verb's own usage: argparse would leave it to the first parser."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
+
     def error(self, message: str) -> Any:
         """Print usage and the mistake, exit 64."""
         self.print_usage(sys.stderr)
@@ -118,16 +125,17 @@ def workspace_directory(given: str | None) -> str:
 
 def policy_reference(name: str) -> dict[str, str]:
     """A policy as sent to the daemon: a file is read here, with the caller's own rights. Raises `PolicyError`."""
+    from agentmon.control.protocol import MAX_LINE_BYTES, MAX_POLICY_BYTES
     from agentmon.errors import PolicyError
+    from agentmon.policy.text import read_text
 
     if "/" not in name and not name.endswith((".yaml", ".yml")):
         return {"name": name}
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise PolicyError(f"cannot read policy `{name}`: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise PolicyError(f"{name}:1:1: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    text = read_text(name)
     if not text.strip():
-        raise PolicyError(f"{name}:1:1: the policy is empty")
+        raise PolicyError(f"{name}:1:1: the policy is empty; it starts with `policy: NAME`")
+    size = len(text.encode())
+    # as sent, letters beyond ASCII take more room
+    if size > MAX_POLICY_BYTES or len(json.dumps(text)) > MAX_LINE_BYTES - (64 << 10):
+        raise PolicyError(f"{name}:1:1: the policy is {size:,} bytes long; at most {MAX_POLICY_BYTES:,} fit: use globs")
     return {"name": str(Path(name).resolve()), "text": text}

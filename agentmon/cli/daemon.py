@@ -18,7 +18,8 @@ def register(subparsers: Any) -> None:
         """
         Load the kernel programs, prove them with canaries, and answer at the control socket.
         Usually systemd starts it. On SIGTERM the fence of live sessions stays in force; the
-        next daemon takes them over. A second daemon on the same host is refused.
+        next daemon takes them over. A second daemon on the same host waits a minute for the
+        first to end, and is refused.
         """,
         """
         sudo systemctl start agentmon    as a service

@@ -11,32 +11,68 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentmon.cli.common import config_path, connect, state_path
+from agentmon.cli.common import config_path, connect, say, state_path
 from agentmon.errors import AgentmonError
 
 if TYPE_CHECKING:
     from agentmon.control.client import Client
 
 _ATTEMPTS = 5
+#: How long to wait for a daemon that is starting: canaries take a second, in an emulated guest a minute.
+START_WAIT_S = 120.0
+_SILENT_S = 3.0
 
 
 def connect_or_start(args: argparse.Namespace) -> Client:
-    """A connection to the daemon, which is started if there is none and we are root. Raises `AgentmonError`."""
+    """A connection to the daemon, which is started if there is none and we are root. Raises `AgentmonError`.
+
+    One that is starting already is waited for.
+    """
     from agentmon.control.protocol import UnreachableError
 
-    for attempt in range(_ATTEMPTS):
+    attempts = 0
+    waiting = _Patience()
+    while True:
         try:
             client = connect(args)
             client.call("ping")
         except UnreachableError as error:
+            if waiting.on(state_path(args)):
+                continue
             if os.geteuid() != 0:
                 raise AgentmonError(f"{error}; or use sudo: then none is needed") from error
-            if attempt == _ATTEMPTS - 1:
+            attempts += 1
+            if attempts == _ATTEMPTS:
                 raise
             _start(args)
         else:
             return client
-    raise AssertionError("unreachable")
+
+
+class _Patience:
+    """Waiting for a daemon that somebody else started."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._told = False
+
+    def on(self, state: Path) -> bool:
+        """Wait a little, if one is starting. Raises `AgentmonError` when it has been long enough."""
+        from agentmon.host import starting
+
+        pid = starting.under_way(state)
+        if pid is None:
+            return False
+        waited_s = time.monotonic() - self._began
+        if waited_s > START_WAIT_S:
+            raise AgentmonError(
+                f"the daemon (process `{pid}`) is still starting after {START_WAIT_S:.0f} s; try again later, or end it"
+            )
+        if waited_s > _SILENT_S and not self._told:
+            self._told = True
+            say(f"waiting for the daemon (process `{pid}`), which is starting")
+        time.sleep(0.05)
+        return True
 
 
 def _start(args: argparse.Namespace) -> None:

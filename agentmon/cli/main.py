@@ -17,10 +17,13 @@ from agentmon.errors import AgentmonError
 VERBS = {
     "run": "run",
     "enroll": "enroll",
+    "reload": "reload",
     "release": "release",
+    "risk": "risk",
     "ps": "ps",
     "watch": "watch",
     "policy": "policy",
+    "replay": "replay",
     "audit": "audit",
     "doctor": "doctor",
     "daemon": "daemon",

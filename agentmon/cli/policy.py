@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``agentmon policy {check,test,explain,list,show}``: all of it without a daemon and without privileges."""
+"""``agentmon policy {check,test,explain,list,show,diff,learn}``: all of it without a daemon and without privileges."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
 import sys
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from agentmon.cli import policy_diff, policy_learn
+from agentmon.cli.common import say
+from agentmon.cli.variables import add_variables, variables
 from agentmon.errors import PolicyError
+from agentmon.model.text import attempt
 
 if TYPE_CHECKING:
     from agentmon.policy.bind import BoundPolicy
     from agentmon.policy.explain import Match
-    from agentmon.policy.rules import Network, Pattern, Policy, Rule, Variables
+    from agentmon.policy.rules import Host, Network, Pattern, Policy, Requirement, Rule, Time, User
+    from agentmon.policy.situation import Situation
 
 OK, INVALID, FAILED, USAGE = 0, 3, 2, 64
 DEFAULT_POLICY = "coding-agent"
@@ -29,9 +37,11 @@ examples:
   agentmon policy check my-agent.yaml
   agentmon policy test policies/coding-agent.yaml
   agentmon policy explain read ~/.ssh/id_rsa
+  agentmon policy diff coding-agent my-agent.yaml
+  sudo agentmon policy learn last > my-agent.yaml
   agentmon policy explain connect 10.0.0.1:443 -p my-agent.yaml --exe /usr/bin/curl
 
-exit status: 0 fine, 2 a test failed, 3 a policy is invalid, 64 wrong usage
+exit status: 0 fine, 2 a test failed or policies differ, 3 a policy is invalid, 64 wrong usage
 """
 
 
@@ -49,7 +59,7 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
     check = _verb(verbs, "check", "find errors and what is probably not meant", _check)
     check.add_argument("policies", nargs="*", metavar="POLICY", help=f"names or files (default: {DEFAULT_POLICY})")
     check.add_argument("--strict", action="store_true", help="end with 3 on warnings too")
-    _variables(check)
+    add_variables(check)
 
     test = _verb(verbs, "test", "run the cases beside a policy, NAME.test.yaml for NAME.yaml", _test)
     test.add_argument(
@@ -58,11 +68,42 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
     test.add_argument("-v", "--verbose", action="store_true", help="show each case, not only failures")
 
     explain = _verb(verbs, "explain", "say which rule decides about an object, where it is written, and why", _explain)
-    explain.add_argument("operation", metavar="OPERATION", help="exec, read, write, create, connect or send")
-    explain.add_argument("object", metavar="OBJECT", help="a path, or an address and port such as 10.0.0.1:443")
+    explain.add_argument("operation", metavar="OPERATION", help="such as read, connect or ptrace")
+    explain.add_argument(
+        "object", metavar="OBJECT", nargs="?", default="",
+        help="a path, or an address or name and a port: 10.0.0.1:443, api.example.com:443; ptrace and others have none",
+    )  # fmt: skip
     explain.add_argument("-p", "--policy", default=DEFAULT_POLICY, help="name or file (default: %(default)s)")
     explain.add_argument("--exe", metavar="PATH", help="the program that the process runs, for rules with `exe`")
-    _variables(explain)
+    explain.add_argument(
+        "--parent",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a program that an ancestor of it runs; repeatable",
+    )
+    explain.add_argument(
+        "--argv", metavar="ARGUMENT", action="append", default=[],
+        help="an argument of the program that starts, for `exec`; repeatable, in their order (--argv=--force)",
+    )  # fmt: skip
+    explain.add_argument(
+        "--as", metavar="USER", dest="acting", help="the user that it acts as, for rules with `user` (default: {user})"
+    )
+    explain.add_argument("--risk", default="normal", help="the risk of its session: normal (default), elevated or high")
+    explain.add_argument(
+        "--time", metavar="MOMENT", help="such as `2026-03-30 09:00 Europe/Berlin` (default: now), for rules with hours"
+    )
+    explain.add_argument(
+        "--mark", metavar="NAME", dest="marks", action="append", default=[],
+        help="a mark that its session has; repeatable, in the order in which they were set",
+    )  # fmt: skip
+    explain.add_argument(
+        "--over", metavar="RULE", action="append", default=[], help="a rule whose `rate` is used up; repeatable"
+    )
+    add_variables(explain)
+
+    policy_diff.register(verbs)
+    policy_learn.register(verbs)
 
     _verb(verbs, "list", "list the installed packs", _list)
 
@@ -70,7 +111,7 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
     show.add_argument(
         "policy", nargs="?", metavar="POLICY", default=DEFAULT_POLICY, help="name or file (default: %(default)s)"
     )
-    _variables(show)
+    add_variables(show)
 
 
 def _verb(verbs: Any, name: str, text: str, handler: Any) -> argparse.ArgumentParser:
@@ -78,12 +119,6 @@ def _verb(verbs: Any, name: str, text: str, handler: Any) -> argparse.ArgumentPa
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(func=lambda args: _guarded(handler, args))
     return parser
-
-
-def _variables(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workspace", metavar="DIR", help="what {workspace} is (default: the current directory)")
-    parser.add_argument("--home", metavar="DIR", help="what ~ is (default: your home)")
-    parser.add_argument("--user", metavar="NAME", help="what {user} is (default: you, also under sudo)")
 
 
 def _guarded(handler: Any, args: argparse.Namespace) -> int:
@@ -96,44 +131,25 @@ def _guarded(handler: Any, args: argparse.Namespace) -> int:
 
 
 def _complain(args: argparse.Namespace, text: str) -> None:
+    """An error; what `check` and `test` find starts with its place instead, as editors know it from compilers."""
     if args.json:
         _emit({"error": text.splitlines()})
-    print(text, file=sys.stderr)
+    for line in text.splitlines():
+        if args.policy_verb in ("check", "test") and re.match(r".+?:\d+:\d+: ", line):
+            print(line, file=sys.stderr)
+        else:
+            say(line)
 
 
 def _emit(value: dict[str, Any]) -> None:
     print(json.dumps({"v": 1, **value}, separators=(",", ":")))
 
 
-def _session(args: argparse.Namespace) -> Variables:
-    """The variables of a session that the caller would start here."""
-    import pwd
-
-    from agentmon.policy.rules import Variables
-
-    user = args.user or os.environ.get("SUDO_USER") or _name(os.getuid())
-    try:
-        home = args.home or pwd.getpwnam(user).pw_dir
-    except KeyError:
-        home = os.environ.get("HOME", "/")
-    workspace = os.path.realpath(args.workspace or ".")
-    return Variables.of(workspace=workspace, home=os.path.realpath(home), user=user)
-
-
-def _name(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def _bind(name: str, args: argparse.Namespace) -> BoundPolicy:
     from agentmon.policy.bind import bind_policy
     from agentmon.policy.load import load
 
-    return bind_policy(load(name), _session(args))
+    return bind_policy(load(name), variables(args))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -150,7 +166,7 @@ def _check(args: argparse.Namespace) -> int:
             code = INVALID
             continue
         found = warnings(bound, compiled)
-        table_bytes = 2 * len(compiled.transitions)
+        table_bytes = 2 * (len(compiled.transitions) + len(compiled.tails))
         if args.json:
             _emit(
                 {
@@ -204,7 +220,7 @@ def _test(args: argparse.Namespace) -> int:
             elif result.failure or args.verbose:
                 verdict = result.failure or f"{result.action.word} by {result.rule or 'default'}"
                 mark = "FAILED" if result.failure else "ok"
-                print(f"{result.place}: {mark}: {result.operation.word} {result.object}: {verdict}")
+                print(f"{result.place}: {mark}: {attempt(result.operation.word, result.object)}: {verdict}")
     if not args.json:
         print(f"{total} cases, {failed} failed")
     return FAILED if failed else OK
@@ -214,17 +230,20 @@ def _explain(args: argparse.Namespace) -> int:
     from agentmon.model.operations import Operation
     from agentmon.policy import schema
     from agentmon.policy.cases import expand, parse_object
-    from agentmon.policy.explain import explain
+    from agentmon.policy.explain import explain, of_resolver
 
     operation = schema.operation(args.operation)
     if isinstance(operation, str):
-        print(operation, file=sys.stderr)
+        say(operation)
         return USAGE
     bound = _bind(args.policy, args)
     text, exe = args.object, args.exe
+    if not text and not operation.is_bare:
+        say(f"`{operation.word}` needs an object; see `agentmon policy explain --help`")
+        return USAGE
     if operation is Operation.EXEC:
         text = _program(text)
-    if operation.is_path:
+    if operation.is_path and not (operation is Operation.UNIX and text.startswith("@")):
         path = os.path.abspath(os.fsdecode(expand(text, bound.variables)))
         text = os.path.realpath(path)
         if text != path and not args.json:
@@ -233,10 +252,14 @@ def _explain(args: argparse.Namespace) -> int:
         exe = os.fsencode(os.path.realpath(expand(_program(exe), bound.variables)))
     try:
         target = os.fsencode(text) if operation.is_path else parse_object(operation, text, bound.variables)
+        situation = _situation(args, bound)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return USAGE
-    said = explain(bound, operation, target, exe)
+    said = explain(bound, operation, target, exe, situation)
+    fixed = of_resolver(bound, operation, target)
+    if fixed:
+        said = replace(said, action=fixed[0], decided_by=None, others=(), excepted=(), would=None)
     if args.json:
         _emit(
             {
@@ -248,23 +271,43 @@ def _explain(args: argparse.Namespace) -> int:
                 "also_matched": [_match_json(m) for m in said.others],
                 "excepted": [_match_json(m) for m in said.excepted],
                 "default": said.default.word,
+                "resolver": fixed[1] if fixed else None,
+                "would": said.would.action.word if said.would else None,
+                "would_rule": _match_json(said.would.decided_by) if said.would and said.would.decided_by else None,
             }
         )
         return OK
     by = said.decided_by
     if by:
-        print(f"{said.action.word}: {operation.word} {text}")
+        print(f"{said.action.word}: {operation.word} {text}".rstrip())
         print(f"  by rule {by.rule} of {by.pack} ({by.source}), which matched {by.matched}")
         if by.reason:
             print(f"  why: {by.reason}")
     else:
-        print(f"{said.action.word}: {operation.word} {text}")
-        print(f"  by the default for {operation.word}: no rule matched")
+        print(f"{said.action.word}: {operation.word} {text}".rstrip())
+        none = "no rule applied" if said.excepted else "no rule matched"
+        why = f"no rule counts: {fixed[1]}" if fixed else f"by the default for {operation.word}: {none}"
+        print(f"  {why}")
     for other in said.others:
         print(f"  also matched, not first: {other.rule} ({other.action.word}, {other.source}), by {other.matched}")
     for other in said.excepted:
-        print(f"  not applied: {other.rule} ({other.action.word}, {other.source}), excepted by {other.hole}")
+        print(f"  not applied: {other.rule} ({other.action.word}, {other.source}), {other.hole}")
+    if said.would:
+        by = said.would.decided_by
+        rule = f"rule {by.rule} of {by.pack} ({by.source})" if by else f"the default for {operation.word}"
+        print(f"  observed: {rule} would {said.would.action.word} it")
     return OK
+
+
+def _situation(args: argparse.Namespace, bound: BoundPolicy) -> Situation:
+    from agentmon.policy.bind import uid_of
+    from agentmon.policy.cases import expand, situation, unknown_names
+
+    for _, message in unknown_names(args, bound.policy):
+        raise ValueError(message)
+    args.parent = [os.path.realpath(os.fsdecode(expand(_program(p), bound.variables))) for p in args.parent]
+    found = situation(args, bound.variables, uid_of)
+    return found if args.time else replace(found, time_s=time.time())
 
 
 def _program(name: str) -> str:
@@ -282,7 +325,7 @@ def _match_json(match: Match) -> dict[str, str]:
         "source": match.source,
         "reason": match.reason,
         "matched": match.matched,
-        "excepted_by": match.hole,
+        "not_applied": match.hole,
     }
 
 
@@ -333,13 +376,25 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _rule_json(rule: Rule) -> dict[str, Any]:
-    def texts(items: tuple[Pattern | Network, ...]) -> list[str]:
+    def texts(items: tuple[Pattern | Network | Host | User | Time | Requirement, ...]) -> list[str]:
         return [i.text for i in items]
 
     carve = {
         "paths": texts(rule.except_paths),
         "exe": texts(rule.except_exe),
+        "argv": None if rule.except_argv is None else texts(rule.except_argv),
+        "parent": texts(rule.except_parent),
+        "user": texts(rule.except_users),
+        "risk": rule.except_risk.word if rule.except_risk is not None else "",
+        "time": texts(rule.except_times),
+        "requires": texts(rule.except_requires),
         "cidrs": texts(rule.except_networks),
+    }
+    when = {
+        "risk": rule.risk.word if rule.risk is not None else "",
+        "time": texts(rule.times),
+        "requires": texts(rule.requires),
+        "rate": rule.rate.text if rule.rate else "",
     }
     full: dict[str, Any] = {
         "id": rule.id,
@@ -349,10 +404,16 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
         "action": rule.action.word,
         "paths": texts(rule.paths),
         "exe": texts(rule.exe),
+        "argv": None if rule.argv is None else texts(rule.argv),
+        "parent": texts(rule.parent),
+        "user": texts(rule.users),
+        "marks": list(rule.marks),
+        "when": {key: value for key, value in when.items() if value},
         "cidrs": texts(rule.networks),
+        "hosts": texts(rule.hosts),
         "ports": [f"{low}-{high}" if low != high else str(low) for low, high in rule.ports],
-        "except": {key: value for key, value in carve.items() if value},
+        "except": {key: value for key, value in carve.items() if value or (key == "argv" and value == [])},
         "reason": rule.reason,
         "quiet": rule.quiet,
     }
-    return {key: value for key, value in full.items() if value}
+    return {key: value for key, value in full.items() if value or (key == "argv" and value == [])}

@@ -60,18 +60,24 @@ def record_line(record: Record) -> Text:
     line.append(f"{record.session or '-':7} ", style="cyan")
     if record.kind == "decision":
         line.append(f"{clean(record.comm)}[{record.pid}] ")
-        line.append(f"{record.verdict} ", style=_STYLE.get(record.verdict, ""))
-        line.append(f"{record.operation} ", style="bold")
-        line.append(clean(record.object))
+        if record.would:
+            line.append(f"would {record.would} ", style="yellow")
+        else:
+            line.append(f"{record.verdict} ", style=_STYLE.get(record.verdict, ""))
+        line.append(record.operation, style="bold")
+        line.append(" " * bool(record.object) + clean(record.object))
         line.append(f"  {record.rule or 'default'}", style="cyan")
         if record.reason:
             line.append(f": {clean(record.reason)}")
         if record.flags:
             line.append(f" [{record.flags}]", style="dim")
+        if record.detail:
+            line.append(f" ({clean(record.detail)})", style="dim")
     elif record.kind == "mismatch":
         line.append(f"MISMATCH {clean(record.detail)}", style=_STYLE["mismatch"])
     else:
         who = f"{clean(record.comm)}[{record.pid}] " if record.pid else ""
         line.append(f"{record.kind} {record.operation} ", style="bold")
-        line.append(" ".join(filter(None, [who.strip(), clean(record.object), clean(record.detail)])), style="dim")
+        said = [who.strip(), clean(record.object), clean(record.detail), clean(record.reason)]
+        line.append(" ".join(filter(None, said)), style="dim")
     return line

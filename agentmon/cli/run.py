@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from agentmon.cli.common import USAGE, add_verb, connect, policy_reference, say, workspace_directory
-from agentmon.model.text import clean
+from agentmon.model.text import attempt, clean
 
 
 def register(subparsers: Any) -> None:
@@ -83,7 +83,7 @@ def handle(args: argparse.Namespace) -> int:
     except BaseException:
         child.kill()
         raise
-    failure = child.release([fd for fd in close if fd > 2], io_uring=reply["tier"] == "lsm")
+    failure = child.release([fd for fd in close if fd > 2], unjudged=reply["tier"] != "lsm")
     status = supervise(child.pid, failure)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return _finish(client, reply["session"], child.pid, command[0], status, child.failure(failure), quiet=args.quiet)
@@ -141,6 +141,10 @@ def _sum_up(summary: dict[str, Any], session: str) -> None:
     if summary["live"]:
         count = summary.get("process_count", 0)
         say(f"session `{session}` goes on with {count} process(es) in the background, fenced")
+    if summary.get("observed"):
+        say(
+            f"session `{session}`: {summary['observed']} operation(s) would have been blocked; see `agentmon audit log`"
+        )
     if not summary["blocked_kinds"]:
         return
     total = sum(kind["count"] for kind in summary["blocked_kinds"])
@@ -149,7 +153,7 @@ def _sum_up(summary: dict[str, Any], session: str) -> None:
         rule = kind["rule"] or "default"
         times = f"{kind['count']}x " if kind["count"] > 1 else ""
         reason = f" ({kind['reason']})" if kind["reason"] else ""
-        print(clean(f"  {times}{kind['operation']} {kind['object']}: {rule}{reason}"), file=sys.stderr)
+        print(clean(f"  {times}{attempt(kind['operation'], kind['object'])}: {rule}{reason}"), file=sys.stderr)
     if len(summary["blocked_kinds"]) > 20:
         print("  … and more: agentmon audit log", file=sys.stderr)
 

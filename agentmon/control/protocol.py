@@ -20,6 +20,9 @@ SOCKET = Path("/run/agentmon/control.sock")
 #: A request is at most this long: a policy text of 512 KiB, escaped.
 MAX_LINE_BYTES = 1 << 20
 
+#: A policy's text is at most this long.
+MAX_POLICY_BYTES = 512 << 10
+
 #: ``code`` of an error reply, and what the command line exits with.
 EXIT_CODES = {"failed": 1, "denied": 2, "forbidden": 2, "invalid": 3, "usage": 64}
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentmon.daemon.policies import Source
@@ -11,6 +12,7 @@ from agentmon.daemon.state import SessionState
 from agentmon.engine import Session, View
 from agentmon.errors import KernelError, PolicyError
 from agentmon.host.freeze import thaw
+from agentmon.model.records import GENERATION
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
@@ -31,6 +33,9 @@ def adopt(daemon: Daemon) -> None:
         if kernel is None or kernel[2] != state.serial:
             daemon.directory.remove(state.id)
             continue
+        if state.before is not None and kernel[0] == state.before.policy_slot:
+            # killed in a reload, before the kernel was told
+            state.put_under(state.before)
         states[state.slot] = state
     census = daemon.monitor.census()
     inhabited = {s.session for s in census.processes.values()} | census.newborn if census else live.keys()
@@ -47,23 +52,33 @@ def adopt(daemon: Daemon) -> None:
             )  # fmt: skip
             log(f"slot {slot} guards processes of a session that has no file; it is now `{found.id}`")
         _take(daemon, found)
-    for policy_slot in _unused(daemon, {policy for policy, _, _ in live.values()}):
-        daemon.monitor.remove_policy(policy_slot)
     # what waits in the ring is of these sessions, of those too that ended meanwhile; then those are closed
     daemon.drain()
+    for state in daemon.states.values():
+        if state.before is not None:
+            daemon.engine.forget_generation(state.slot, state.before.generation)
+            state.before = None
+            daemon.directory.save(state)
+    used = {state.policy_slot for state in daemon.states.values()}
+    for policy_slot in daemon.monitor.tables.slots().keys() - used:
+        daemon.monitor.remove_policy(policy_slot)
     if daemon.engine.sessions:
         log(f"took over {len(daemon.engine.sessions)} live session(s)")
 
 
 def _take(daemon: Daemon, state: SessionState) -> None:
+    from agentmon.daemon.app import log
+
     view = View(state.rules, None)
+    prepared = None
     if state.file:
         try:
-            prepared = daemon.book.prepare(
+            found = daemon.book.prepare(
                 Source(state.file, state.text), workspace=state.workspace, home=state.home, user=state.user
             )
-            if prepared.digest == state.digest:
-                view = prepared.view  # else the packs changed since: names from the file, no cross-check
+            if found.digest == state.digest:
+                # else the packs changed since: names of rules from the file, no cross-check, and no names of hosts
+                view, prepared = found.view, found
         except PolicyError:
             pass
     session = Session(
@@ -71,14 +86,22 @@ def _take(daemon: Daemon, state: SessionState) -> None:
         workspace=state.workspace, command=state.command,
     )  # fmt: skip
     daemon.states[state.id] = state
-    daemon.book.adopt(state.digest, state.policy_slot, state.generation)
+    daemon.book.adopt(state.digest, state.policy_slot, state.generation, prepared)
+    session.risk = daemon.monitor.risk(state.slot).word
     daemon.engine.open(session)
+    if state.before is not None:
+        # decisions from before the reload may wait in the ring
+        daemon.engine.new_generation(state.slot, state.before.generation, View(state.before.rules, None))
+    if state.first_generation not in (0, state.generation):
+        view = replace(view, mark=f"{GENERATION}{state.generation}")
     daemon.engine.new_generation(state.slot, state.generation, view)
     daemon.directory.save(state)
-
-
-def _unused(daemon: Daemon, slots: set[int]) -> set[int]:
-    return slots - {state.policy_slot for state in daemon.states.values()}
+    if prepared is not None:
+        daemon.book.clocks.start(daemon.monitor, state.policy_slot, prepared.compiled.conditions)
+        try:
+            daemon.names.open(state.id, prepared.compiled)
+        except KernelError as error:
+            log(f"{state.id}: {error}; what it asks for is not answered")
 
 
 __all__ = ["KernelError", "adopt"]

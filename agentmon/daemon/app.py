@@ -18,6 +18,7 @@ from agentmon.control.server import Server
 from agentmon.daemon import adoption, enrolment
 from agentmon.daemon.config import Config
 from agentmon.daemon.health import Health, check
+from agentmon.daemon.names import SessionNames
 from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook
 from agentmon.daemon.state import SessionState, StateDirectory
@@ -50,10 +51,11 @@ class Daemon:
         self.monitor = monitor
         self.embedded = embedded
         self.engine = Engine()
-        self.book = PolicyBook()
+        self.book = PolicyBook(implied=monitor.refuses_unix)
         self.health = Health()
         self.directory = StateDirectory(config.daemon.state)
         self.states: dict[str, SessionState] = {}
+        self.names = SessionNames(self)
         self.ended: OrderedDict[str, Session] = OrderedDict()
         self.audit = AuditLog(config.daemon.audit)
         self.server = Server(config.daemon.socket, Verbs(self).handle, self._disconnected)
@@ -102,6 +104,7 @@ class Daemon:
         self.drain()
         # First the socket: whoever finds none starts a daemon of its own, which then finds the pins.
         self.server.stop()
+        self.names.end()
         live = len(self.engine.sessions)
         self.report(Record(time.time_ns(), "daemon", operation="stopped", detail=f"{live} sessions live"))
         self.settle()
@@ -149,6 +152,8 @@ class Daemon:
     def _reconcile(self) -> None:
         self._recount = False
         self._last_reconcile = time.monotonic()
+        self.names.sweep()
+        self.book.clocks.wind(self.monitor)
         census = self.monitor.census() if self.engine.sessions else None
         if census is None:
             return  # nobody to ask about, or everybody forks: again after RECONCILE_S
@@ -226,6 +231,7 @@ class Daemon:
         self._forget(session.id)
 
     def _forget(self, session_id: str) -> None:
+        self.names.close(session_id)
         state = self.states.pop(session_id, None)
         self.directory.remove(session_id)
         if state is not None:

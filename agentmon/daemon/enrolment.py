@@ -21,6 +21,7 @@ from agentmon.host import process
 from agentmon.host.freeze import Freezer
 from agentmon.host.holdings import Holding, holdings
 from agentmon.host.tree import Orphan, orphans
+from agentmon.model.conditions import WHATEVER
 from agentmon.model.events import ProcessKey
 
 if TYPE_CHECKING:
@@ -72,11 +73,7 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
             raise RefusedError(f"you have {own} live sessions, which is the limit; end some first", "failed")
     home, user = _account(uid)
     source = Source(request.policy.name, request.policy.text)
-    if peer.uid and len(source.text) > USER_POLICY_BYTES:
-        raise RefusedError(
-            f"the policy is {len(source.text)} bytes long; an ordinary user's may have {USER_POLICY_BYTES}: use globs",
-            "invalid",
-        )
+    check_size(peer, source)
     prepared = daemon.book.prepare(source, workspace=request.workspace, home=home, user=user)
 
     monitor, engine = daemon.monitor, daemon.engine
@@ -94,10 +91,12 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
     state = SessionState(
         session.id, slot, serial, prepared.name, policy_slot, generation, prepared.digest, source.text, source.file,
         request.workspace, home, user, uid, session.command, session.started_ns, list(prepared.compiled.rules),
+        first_generation=generation,
     )  # fmt: skip
     daemon.states[session.id] = state
     engine.open(session)
     try:
+        daemon.names.open(session.id, prepared.compiled)
         with Freezer() as freezer:
             return _mark(daemon, peer, request, session, state, prepared, freezer)
     except BaseException:
@@ -125,12 +124,15 @@ def _mark(
         daemon.directory.save(state)
         unstoppable = freezer.freeze(state.frozen)
     _check_rights(peer, keys)
-    members: list[Process] = []
-    for key in keys:
-        program = process.executable(key.pid)
-        if program:
-            monitor.set_exe_tags(key, prepared.judge.exe_tags(program))
-        members.append(_process(key))
+    members = [_process(key) for key in keys]
+    if request.waiting:
+        # it is still agentmon itself, which is no ancestor of what it becomes
+        for key in keys:
+            monitor.set_exe_tags(key, 0)
+    else:
+        for key, tags, parents in _programs(members, prepared):
+            # what runs on may run another program meanwhile: the kernel will find out
+            monitor.set_exe_tags(key, None if key in unstoppable else tags, parents)
     daemon.engine.enrolled(session.slot, members)
     findings = [
         finding
@@ -145,8 +147,24 @@ def _mark(
     return Enrolled(session, keys, findings, found, unstoppable)
 
 
+def _programs(members: list[Process], prepared: Prepared) -> list[tuple[ProcessKey, int, int]]:
+    """The exe tags of each process, and those of its ancestors among them."""
+    own = {p.key.pid: prepared.judge.exe_tags(process.executable(p.key.pid) or b"") for p in members}
+    above = {p.key.pid: p.parent_pid for p in members}
+    found = []
+    for member in members:
+        parents, pid = 0, above[member.key.pid]
+        for _ in members:
+            if pid not in own:
+                break
+            parents |= own[pid]
+            pid = above[pid]
+        found.append((member.key, own[member.key.pid], parents))
+    return found
+
+
 def sweep(pid: int, prepared: Prepared) -> list[Finding]:
-    """Judge everything that a process holds."""
+    """Judge everything that a process holds, whatever the conditions of rules may come to."""
     try:
         held = holdings(pid)
     except ProcessLookupError:
@@ -158,9 +176,10 @@ def sweep(pid: int, prepared: Prepared) -> list[Finding]:
             found.append(Finding(holding, "", holding.text))
             continue
         if isinstance(holding.object, bytes):
-            verdict = prepared.judge.path(holding.operation, holding.object, tags)
+            verdict = prepared.judge.path(holding.operation, holding.object, tags, WHATEVER)
         else:
-            verdict = prepared.judge.net(holding.operation, holding.object.packed, holding.object.port, tags)
+            peer = holding.object
+            verdict = prepared.judge.net(holding.operation, peer.packed, peer.port, tags, WHATEVER)
         if verdict.action.blocks:
             rules = prepared.compiled.rules
             info = rules[verdict.rule] if verdict.rule < len(rules) else None
@@ -182,6 +201,16 @@ def refuse_unaccepted(findings: list[Finding], accept: Collection[str]) -> None:
             "Accept them by name (--accept ID, or --accept all), or start it with `agentmon run`",
             "denied",
             {"findings": [finding.as_json() for finding in left]},
+        )
+
+
+def check_size(peer: Peer, source: Source) -> None:
+    """Raises `RefusedError`."""
+    if peer.uid and len(source.text) > USER_POLICY_BYTES:
+        raise RefusedError(
+            f"{source.file}:1:1: the policy is {len(source.text)} bytes long; an ordinary user's may have"
+            f" {USER_POLICY_BYTES}: use globs",
+            "invalid",
         )
 
 

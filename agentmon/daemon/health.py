@@ -12,7 +12,7 @@ from agentmon.daemon.policies import PolicyBook, Source
 from agentmon.errors import AgentmonError
 from agentmon.kernel import canary
 from agentmon.kernel.monitor import Monitor
-from agentmon.kernel.objects import OPTIONAL
+from agentmon.kernel.objects import RINGS
 from agentmon.model.events import Event
 from agentmon.model.operations import CLAIMED, Operation, Posture, Tier
 
@@ -60,8 +60,8 @@ def check(monitor: Monitor, book: PolicyBook, parent: Path) -> Health:
 
 
 def blinded(programs: Mapping[str, str]) -> set[Operation]:
-    """Operations that lack a program. Of the optional ones, which are one under two names, one is enough."""
-    missing = {name for name, state in programs.items() if state != "attached"}
-    if not missing >= OPTIONAL:
-        missing -= OPTIONAL
+    """Operations that lack a program. Of those on rings, which are one under two names, one is enough."""
+    missing = {name for name, state in programs.items() if state.startswith("missing")}
+    if not missing >= RINGS:
+        missing -= RINGS
     return {operation for name in missing for operation in canary.operations_of(name)}

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from agentmon.control.client import reachable
 from agentmon.daemon.app import Daemon
 from agentmon.daemon.config import PATH, Config, load
 from agentmon.errors import AgentmonError, NotSupportedError
+from agentmon.host import starting
 from agentmon.kernel.monitor import Monitor
 
 #: How long to wait for another daemon that is just ending.
@@ -31,19 +33,25 @@ def serve(config_path: Path = PATH, *, required: bool = False, embedded: bool = 
     config = load(config_path, required=required)
     os.umask(0o077)
 
-    def ready() -> None:
+    def told() -> None:
         if ready_fd >= 0:
             with contextlib.suppress(OSError):
                 os.write(ready_fd, b"+")
                 os.close(ready_fd)
 
+    def ready() -> None:
+        starting.withdraw(config.daemon.state)
+        told()
+
     lock = _lock(config, embedded=embedded)
     if lock is None:
-        ready()
+        told()
         return 0
     try:
+        starting.announce(config.daemon.state)
         return _serve(config, embedded, ready)
     finally:
+        starting.withdraw(config.daemon.state)
         os.close(lock)
 
 
@@ -64,6 +72,7 @@ def _lock(config: Config, *, embedded: bool) -> int | None:
     except OSError as error:
         raise AgentmonError(f"cannot use the state directory `{path.parent}`: {error}") from error
     deadline = time.monotonic() + LOCK_WAIT_S
+    waiting = False
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,8 +83,12 @@ def _lock(config: Config, *, embedded: bool) -> int | None:
             if time.monotonic() > deadline:
                 os.close(fd)
                 raise AgentmonError(
-                    f"another daemon holds `{path}`; if `agentmon run` started it, it ends with its last session"
+                    f"another daemon holds `{path}`, and did not end within {LOCK_WAIT_S:.0f} s; if `agentmon run`"
+                    " started it, it ends with its last session"
                 ) from None
+            if not waiting:
+                waiting = True
+                print(f"agentmon: another daemon holds `{path}`; waiting for its end", file=sys.stderr, flush=True)
             time.sleep(0.05)
         else:
             return fd

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agentmon.daemon.clocks import Clocks
 from agentmon.engine import View
 from agentmon.errors import PolicyError
 from agentmon.model.tables import CompiledPolicy
+from agentmon.policy.bind import BoundPolicy, bind_policy
 from agentmon.policy.compile import compile_policy
 from agentmon.policy.fast import FastEvaluator
+from agentmon.policy.implied import without_implied
 from agentmon.policy.load import load, load_text, pack_directories
 from agentmon.policy.rules import Variables
 
@@ -37,11 +42,15 @@ class Prepared:
     compiled: CompiledPolicy
     judge: FastEvaluator
     digest: str
+    bound: BoundPolicy
+    observed: View | None = None
 
     @property
     def view(self) -> View:
         """What the engine needs of it."""
-        return View(self.compiled.rules, self.judge)
+        return View(
+            self.compiled.rules, self.judge, frozenset(entry.rule for _, entry in self.compiled.hosts), self.observed
+        )
 
 
 class PolicyMaps(Protocol):
@@ -49,15 +58,19 @@ class PolicyMaps(Protocol):
 
     def install_policy(self, policy: CompiledPolicy) -> tuple[int, int]: ...
     def remove_policy(self, slot: int) -> None: ...
+    def set_clock(self, slot: int, spans: Sequence[tuple[int, int]]) -> None: ...
 
 
 class PolicyBook:
-    """Compiles with a cache, and counts who uses which slot."""
+    """Compiles with a cache, and counts who uses which slot. ``implied``: rules that nobody wrote are in force too."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, implied: bool = True) -> None:
+        self._implied = implied
         self._prepared: OrderedDict[tuple[object, ...], Prepared] = OrderedDict()
         self._slots: dict[str, tuple[int, int]] = {}  # digest -> slot, generation
         self._users: dict[int, int] = {}  # slot -> sessions
+        self.clocks = Clocks()
+        self._in_force: dict[str, Prepared] = {}  # by digest
 
     def prepare(self, source: Source, *, workspace: str, home: str, user: str) -> Prepared:
         """Load and compile. Raises `PolicyError`."""
@@ -72,8 +85,13 @@ class PolicyBook:
         found = self._prepared.get(key)
         if found is None:
             policy = load_text(source.text, source.file) if source.text else load(source.file)
-            compiled = compile_policy(policy, variables)
-            found = Prepared(compiled.name, compiled, FastEvaluator(compiled), digest(compiled))
+            bound = bind_policy(policy if self._implied else without_implied(policy), variables)
+            compiled = compile_policy(bound)
+            observed = None
+            if bound.observed is not None:
+                full = compile_policy(bound.observed)
+                observed = View(full.rules, FastEvaluator(full))
+            found = Prepared(compiled.name, compiled, FastEvaluator(compiled), digest(compiled), bound, observed)
             self._prepared[key] = found
             if len(self._prepared) > CACHE:
                 self._prepared.popitem(last=False)
@@ -85,11 +103,19 @@ class PolicyBook:
         place = self._slots.get(prepared.digest)
         if place is None:
             place = self._slots[prepared.digest] = maps.install_policy(prepared.compiled)
+            self.clocks.start(maps, place[0], prepared.compiled.conditions)
+        self._in_force[prepared.digest] = prepared
         self._users[place[0]] = self._users.get(place[0], 0) + 1
         return place
 
-    def adopt(self, digest_: str, slot: int, generation: int) -> None:
+    def in_force(self, digest_: str) -> Prepared | None:
+        """The policy of this digest; None if only the kernel has it."""
+        return self._in_force.get(digest_)
+
+    def adopt(self, digest_: str, slot: int, generation: int, prepared: Prepared | None = None) -> None:
         """A session of an earlier daemon uses this slot."""
+        if prepared is not None:
+            self._in_force[digest_] = prepared
         self._slots.setdefault(digest_, (slot, generation))
         self._users[slot] = self._users.get(slot, 0) + 1
 
@@ -100,7 +126,9 @@ class PolicyBook:
             self._users[slot] = left
             return
         self._users.pop(slot, None)
+        self.clocks.stop(slot)
         self._slots = {d: place for d, place in self._slots.items() if place[0] != slot}
+        self._in_force = {d: prepared for d, prepared in self._in_force.items() if d in self._slots}
         maps.remove_policy(slot)
 
 
@@ -109,7 +137,7 @@ def digest(policy: CompiledPolicy) -> str:
     h = hashlib.sha256()
     for field in CompiledPolicy.__dataclass_fields__:
         value = getattr(policy, field)
-        h.update(value.tobytes() if field == "transitions" else repr(value).encode())
+        h.update(value.tobytes() if isinstance(value, array) else repr(value).encode())
     return h.hexdigest()
 
 
@@ -118,6 +146,9 @@ def _packs_stamp() -> tuple[tuple[str, int, int], ...]:
     found: list[tuple[str, int, int]] = []
     for directory in pack_directories():
         for path in sorted(directory.glob("*.yaml")) if directory.is_dir() else ():
-            info = os.stat(path)
+            try:
+                info = os.stat(path)
+            except OSError:
+                continue  # just removed, or a link to nowhere: whoever includes it is told
             found.append((str(path), info.st_mtime_ns, info.st_size))
     return tuple(found)

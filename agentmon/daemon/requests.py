@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentmon.control.protocol import RefusedError
+from agentmon.control.protocol import MAX_POLICY_BYTES, RefusedError
 
 
 class Request(BaseModel):
@@ -28,7 +28,7 @@ class PolicyRef(Request):
     """A policy: the name of an installed pack, or a text with the name of its file."""
 
     name: str = Field(max_length=4096)
-    text: str = Field(default="", max_length=512 << 10)
+    text: str = Field(default="", max_length=MAX_POLICY_BYTES)
 
 
 class Enroll(Request):
@@ -49,6 +49,22 @@ class Release(Request):
     """End a session: its processes run on, unfenced."""
 
     session: str = Field(max_length=64)
+
+
+class SetRisk(Request):
+    """Say how far a session is from what is usual."""
+
+    session: str = Field(max_length=64)
+    level: str = Field(max_length=16)
+
+
+class Reload(Request):
+    """Put a session under another policy while it runs."""
+
+    session: str = Field(max_length=64)
+    policy: PolicyRef
+    dry_run: bool = False
+    """Only say what would change."""
 
 
 class Summary(Request):
@@ -77,6 +93,8 @@ VERBS: dict[str, tuple[type[Request], bool, bool]] = {
     "watch": (Watch, False, False),
     "doctor": (Doctor, False, False),
     "release": (Release, False, True),
+    "risk": (SetRisk, False, True),
+    "reload": (Reload, False, True),
 }
 
 

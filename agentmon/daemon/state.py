@@ -7,8 +7,9 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from agentmon.errors import AgentmonError
 from agentmon.model.events import ProcessKey
@@ -16,6 +17,19 @@ from agentmon.model.operations import Action
 from agentmon.model.tables import RuleInfo
 
 _VERSION = 1
+
+
+@dataclass(slots=True)
+class InForce:
+    """What a session's file says of the policy that it is under."""
+
+    policy: str
+    policy_slot: int
+    generation: int
+    digest: str
+    text: str
+    file: str
+    rules: list[RuleInfo]
 
 
 @dataclass(slots=True)
@@ -39,6 +53,19 @@ class SessionState:
     started_ns: int
     rules: list[RuleInfo] = field(default_factory=list)
     frozen: list[ProcessKey] = field(default_factory=list)  # stopped for enrolment right now
+    #: While a reload is under way: the policy before it. The kernel knows which of the two is in force.
+    before: InForce | None = None
+    first_generation: int = 0  # that it was enrolled under
+
+    @property
+    def in_force(self) -> InForce:
+        """The part that a reload changes."""
+        return InForce(self.policy, self.policy_slot, self.generation, self.digest, self.text, self.file, self.rules)
+
+    def put_under(self, other: InForce) -> None:
+        """Change that part."""
+        for item in fields(InForce):
+            setattr(self, item.name, getattr(other, item.name))
 
 
 class StateDirectory:
@@ -73,8 +100,14 @@ class StateDirectory:
                 data = json.loads(path.read_text(encoding="utf-8"))
                 if data.pop("version") != _VERSION:
                     raise ValueError("another version")
-                data["rules"] = [RuleInfo(**{**rule, "action": Action(rule["action"])}) for rule in data["rules"]]
+                data["rules"] = _rules(data["rules"])
+                if before := data.get("before"):
+                    data["before"] = InForce(**{**before, "rules": _rules(before["rules"])})
                 data["frozen"] = [ProcessKey(**key) for key in data["frozen"]]
                 yield SessionState(**data)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 yield f"`{path}` cannot be used: {error}"
+
+
+def _rules(found: list[dict[str, Any]]) -> list[RuleInfo]:
+    return [RuleInfo(**{**rule, "action": Action(rule["action"])}) for rule in found]

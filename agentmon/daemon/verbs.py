@@ -11,10 +11,25 @@ from agentmon import __version__
 from agentmon.control.protocol import Peer, RefusedError
 from agentmon.control.server import Connection
 from agentmon.daemon import enrolment
-from agentmon.daemon.requests import VERBS, Doctor, Enroll, Ping, Ps, Release, Request, Summary, Watch, parse
+from agentmon.daemon import reload as reloading
+from agentmon.daemon.requests import (
+    VERBS,
+    Doctor,
+    Enroll,
+    Ping,
+    Ps,
+    Release,
+    Reload,
+    Request,
+    SetRisk,
+    Summary,
+    Watch,
+    parse,
+)
 from agentmon.engine import Session
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
 from agentmon.kernel import canary
+from agentmon.model.conditions import Risk
 from agentmon.model.operations import OPERATIONS
 from agentmon.model.records import Record
 
@@ -96,6 +111,10 @@ class Verbs:
                 return self._enroll(peer, request)
             case Release():
                 return self._release(request)
+            case Reload():
+                return self._reload(peer, request)
+            case SetRisk():
+                return self._risk(peer, request)
             case Summary():
                 return self._summary(peer, request, privileged)
             case Watch():
@@ -122,6 +141,8 @@ class Verbs:
         own = [s for s in daemon.engine.sessions if privileged or s.uid == peer.uid]
         answer = {**self._ping(), "posture": self._posture(), "sessions": [_session(s) for s in own]}
         if privileged:
+            for session, listed in zip(own, answer["sessions"], strict=True):
+                listed["policy_file"] = daemon.states[session.id].file
             answer |= {
                 "uptime_s": round(time.monotonic() - daemon.started, 1),
                 "counters": self._counters(),
@@ -139,17 +160,20 @@ class Verbs:
             "audit_written": daemon.audit.written,
             "audit_lost": daemon.audit.lost,
             "watch_dropped": daemon.server.dropped,
+            **{f"names_{what}": number for what, number in sorted(daemon.names.counts().items())},
         }
 
     def _enroll(self, peer: Peer, request: Enroll) -> dict[str, Any]:
         daemon = self._daemon
         done = enrolment.enrol(daemon, peer, request)
         session = done.session
+        state = daemon.states[session.id]
         daemon.report(
             Record(
                 session.started_ns, "session", session.id, request.pid, uid=session.uid, comm=session.command[:64],
-                operation="enrolled",
-                detail=f"policy {session.policy}, {len(done.processes)} processes, by uid {peer.uid}",
+                operation="enrolled", object=session.workspace,
+                detail=f"policy {session.policy}, {len(done.processes)} processes, by uid {peer.uid}, "
+                f"user {state.user}, home {state.home}",  # read again by policy/recorded.py
             )
         )  # fmt: skip
         for finding in done.findings if not request.waiting else ():
@@ -171,13 +195,47 @@ class Verbs:
             "unstoppable": [key.pid for key in done.unstoppable],
         }  # fmt: skip
 
-    def _release(self, request: Release) -> dict[str, Any]:
-        session = self._daemon.engine.find(request.session)
+    def _live(self, session_id: str) -> Session:
+        session = self._daemon.engine.find(session_id)
         if session is None:
-            raise RefusedError(f"there is no live session `{request.session}`; see `agentmon ps`", "failed")
+            raise RefusedError(f"there is no live session `{session_id}`; see `agentmon ps`", "failed")
+        return session
+
+    def _reload(self, peer: Peer, request: Reload) -> dict[str, Any]:
+        session = self._live(request.session)
+        state = self._daemon.states[session.id]
+        prepared = reloading.prepare(self._daemon, peer, request, state)
+        if request.dry_run:
+            return {"session": session.id, **reloading.dry_run(self._daemon, state, prepared)}
+        done = reloading.reload(self._daemon, peer, request, session, prepared)
+        return {
+            "session": session.id, "changed": done.changed, "policy": done.new.policy, "was": done.old.policy,
+            "digest": done.new.digest, "was_digest": done.old.digest, "generation": done.new.generation,
+            "was_generation": done.old.generation, "processes": len(session.processes),
+        }  # fmt: skip
+
+    def _release(self, request: Release) -> dict[str, Any]:
+        session = self._live(request.session)
         processes = len(session.processes)
         self._daemon.release(session, "released")
         return {"session": session.id, "processes": processes}
+
+    def _risk(self, peer: Peer, request: SetRisk) -> dict[str, Any]:
+        daemon = self._daemon
+        session = self._live(request.session)
+        levels = {risk.word: risk for risk in Risk}
+        if request.level not in levels:
+            raise RefusedError(f"unknown risk `{request.level}`; known: {', '.join(levels)}", "usage")
+        was, session.risk = session.risk, request.level
+        daemon.monitor.set_risk(session.slot, levels[request.level])
+        daemon.report(
+            Record(
+                time.time_ns(), "session", session.id, uid=session.uid, operation="risk",
+                detail=f"{session.risk}, was {was}, by uid {peer.uid}",
+            )
+        )  # fmt: skip
+        daemon.settle()
+        return {"session": session.id, "risk": session.risk, "was": was}
 
     def _summary(self, peer: Peer, request: Summary, privileged: bool) -> dict[str, Any]:
         daemon = self._daemon
@@ -244,8 +302,8 @@ class Verbs:
 
 def _is_news(record: Record) -> bool:
     if record.kind == "decision":
-        return record.blocked and "quiet" not in record.flags
-    return record.kind in ("session", "mismatch", "daemon")
+        return (record.blocked or bool(record.would)) and "quiet" not in record.flags
+    return record.kind in ("session", "name", "mismatch", "daemon")
 
 
 def _session(session: Session) -> dict[str, Any]:
@@ -253,7 +311,7 @@ def _session(session: Session) -> dict[str, Any]:
     return {
         "session": session.id, "policy": session.policy, "uid": session.uid, "workspace": session.workspace,
         "command": session.command, "started_ns": session.started_ns, "decisions": session.decisions,
-        "blocked": session.blocked, "process_count": len(processes),
+        "blocked": session.blocked, "observed": session.observed, "risk": session.risk, "process_count": len(processes),
         "processes": [
             {"pid": p.key.pid, "ppid": p.parent_pid, "uid": p.uid, "comm": p.comm, "blocked": p.blocked}
             for p in processes[:LISTED_PROCESSES]

@@ -11,15 +11,16 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 
 from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Recount, Report, ResolveScript
-from agentmon.engine.sessions import Process, Session, View
+from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason
-from agentmon.model.records import Record
+from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, WOULD, Record
 
 _OPERATION = {int(operation): operation.word for operation in Operation}
 _ACTION = {int(action): action.word for action in Action}
 _SCRIPT = int(Flag.SCRIPT)
 _SCRIPT_OR_PINNED = int(Flag.SCRIPT | Flag.PINNED)
+_UNSURE = int(Flag.UNSURE)
 _DENY = int(Action.DENY)
 _CONNECT = int(Operation.CONNECT)
 _EXEC = int(Operation.EXEC)
@@ -27,7 +28,7 @@ _EXEC = int(Operation.EXEC)
 #: What people read when no rule gave the verdict.
 REASONS: Mapping[int, str] = {
     Reason.RULE: "",
-    Reason.DEFAULT: "no rule matches: the default of the operation",
+    Reason.DEFAULT: BY_DEFAULT,
     Reason.PATH_TOO_LONG: "the path is longer than 4,095 bytes",
     Reason.PATH_UNREACHABLE: "the path cannot be reached from the root",
     Reason.PATH_UNSTABLE: "the path was renamed while it was judged",
@@ -35,8 +36,11 @@ REASONS: Mapping[int, str] = {
     Reason.NO_STATE: "the process could not be tracked",
     Reason.BAD_FAMILY: "no rule can judge this socket family",
     Reason.FOREIGN_ABI: "a system call ABI that cannot be judged here",
-    Reason.CONTENTS: "moving it would change what may be done with what is below it",
-    Reason.RING_OPEN: "io_uring opens a file where it cannot be judged",
+    Reason.CONTENTS: BY_CONTENTS,
+    Reason.RING_OPEN: "io_uring does this where it cannot be judged",
+    Reason.DEVICE: "a device node is another name of a device that rules know by its usual one",
+    Reason.ROUTED: "a source route leads the packet over a host that is not judged",
+    Reason.RESOLVER: "names are asked for at port 53, of any server",
 }
 
 #: Ended processes remembered, so that a message sent by one of them is not taken for an outsider's.
@@ -84,6 +88,12 @@ class Engine:
         """A policy went into force; earlier generations stay, for records still on their way."""
         session = self._sessions[slot]
         session.view = session.generations[generation] = view
+
+    def forget_generation(self, slot: int, generation: int) -> None:
+        """No record of this generation is on its way any more."""
+        session = self._sessions.get(slot)
+        if session is not None and session.generations.get(generation) is not session.view:
+            session.generations.pop(generation, None)
 
     def close(self, slot: int, now_ns: int, how: str) -> list[Command]:
         """Forget a session (released, or refused at enrolment). Returns the record to report."""
@@ -166,19 +176,28 @@ class Engine:
             now_ns, "decision", session.id, key.pid, key.start_ns, event.uid, event.comm, _OPERATION[operation],
             text, _ACTION[verdict], rule_id, reason, _flags(flags, quiet) if flags or quiet else "",
         )  # fmt: skip
+        if session.names and operation >= _CONNECT and not isinstance(object_, bytes):
+            name = session.names.get(object_.packed)
+            record = record._replace(detail=BY_NAME + name) if name else record
+        if view.observed is not None and verdict < _DENY:
+            record = _would(session, view.observed, event, record)
+        if view.mark:
+            record = _marked(record, view)
         commands: list[Command] = [Report(record)]
         if verdict >= _DENY:
             self._blocked(session, event, record)
-        # The kernel's own reasons (no memory, unstable path, …) and pinned inodes cannot be told from a path.
-        if not flags & _SCRIPT_OR_PINNED and event.reason <= Reason.DEFAULT and view.judge is not None:
+        # The kernel's own reasons (no memory, unstable path, …), pinned inodes, and what it does not know of ancestors
+        # cannot be told from a path.
+        if not flags & (_SCRIPT_OR_PINNED | _UNSURE) and event.reason <= Reason.DEFAULT and view.judge is not None:
             if operation < _CONNECT:
                 assert type(object_) is bytes
-                expected = view.judge.path(operation, object_, event.exe_tags)
+                expected = view.judge.path(operation, object_, event.exe_tags, event.facts)
             elif not isinstance(object_, bytes):
-                expected = view.judge.net(operation, object_.packed, object_.port, event.exe_tags)
+                expected = view.judge.net(operation, object_.packed, object_.port, event.exe_tags, event.facts)
             else:
                 return commands
-            if expected.action != verdict:
+            # a name lifts the default, never a more severe rule
+            if expected.action != verdict and not (rule in view.by_name and rule < expected.rule):
                 commands.append(self._mismatch(record, expected.action, expected.rule, view))
         return commands
 
@@ -211,7 +230,7 @@ class Engine:
         target = path if path is not None else given
         action, rule = decision.verdict, decision.rule
         if view.judge is not None and target.startswith(b"/"):
-            expected = view.judge.path(Operation.EXEC, target, decision.exe_tags)
+            expected = view.judge.path(Operation.EXEC, target, decision.exe_tags, _facts(view.judge, decision))
             action, rule = expected.action, expected.rule
         info = view.rules[rule] if rule < len(view.rules) else None
         record = Record(
@@ -219,6 +238,8 @@ class Engine:
             decision.comm, "exec", target.decode("utf-8", "surrogateescape"), action.word,
             info.id if info else "", info.reason if info else REASONS[Reason.DEFAULT], _flags(decision.flags),
         )  # fmt: skip
+        if view.mark:
+            record = _marked(record, view)
         commands: list[Command] = []
         if action.blocks:
             self._blocked(session, decision, record)
@@ -277,6 +298,41 @@ class Engine:
             now_ns, "session", session.id, uid=session.uid, operation=how,
             detail=f"policy {session.policy}, {session.decisions} decisions, {session.blocked} blocked",
         )  # fmt: skip
+
+
+def _facts(judge: Judge, event: Decision) -> int:
+    """With those that the kernel did not know."""
+    return event.facts | judge.unsure if event.flags & _UNSURE else event.facts
+
+
+def _expected(judge: Judge, event: Decision) -> Judgement:
+    """What the policy says of an event's object."""
+    object_, operation, facts = event.object, event.operation, _facts(judge, event)
+    if operation.is_bare:
+        return judge.bare(operation, event.exe_tags, facts)
+    if isinstance(object_, bytes):
+        return judge.path(operation, object_, event.exe_tags, facts)
+    return judge.net(operation, object_.packed, object_.port, event.exe_tags, facts)
+
+
+def _would(session: Session, observed: View, event: Decision, record: Record) -> Record:
+    """The record of something allowed; with what blocks it as soon as what is observed is enforced."""
+    assert observed.judge is not None
+    expected = _expected(observed.judge, event)
+    if not expected.action.blocks:
+        return record
+    session.observed += 1
+    info = observed.rules[expected.rule] if expected.rule < len(observed.rules) else None
+    flags = [*filter(None, [record.flags]), WOULD + expected.action.word]
+    if info and info.quiet and "quiet" not in record.flags:
+        flags.append("quiet")
+    return record._replace(
+        rule=info.id if info else "", reason=info.reason if info else BY_DEFAULT, flags=",".join(flags)
+    )
+
+
+def _marked(record: Record, view: View) -> Record:
+    return record._replace(flags=",".join(filter(None, [record.flags, view.mark])))
 
 
 def _ended(status: int) -> str:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action, Operation
 from agentmon.model.tables import RuleInfo
+
+#: Addresses of one session whose name is remembered.
+NAMED_ADDRESSES = 4096
 
 #: Different blocked objects remembered per session for its summary; more are only counted.
 BLOCKED_KINDS = 1000
@@ -28,9 +31,14 @@ class Judgement(Protocol):
 class Judge(Protocol):
     """The daemon's evaluator of one compiled policy."""
 
-    def path(self, operation: Operation, path: bytes, exe_tags: int = 0) -> Judgement: ...
+    @property
+    def unsure(self) -> int: ...  # of the facts: those on ancestors, if nobody knows them
 
-    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0) -> Judgement: ...
+    def path(self, operation: Operation, path: bytes, exe_tags: int = 0, facts: int = 0) -> Judgement: ...
+
+    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0, facts: int = 0) -> Judgement: ...
+
+    def bare(self, operation: Operation, exe_tags: int = 0, facts: int = 0) -> Judgement: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,12 @@ class View:
 
     rules: Sequence[RuleInfo]
     judge: Judge | None
+    #: Rules that name hosts: the kernel may have been told of more addresses than ``judge`` knows.
+    by_name: frozenset[int] = frozenset()
+    #: What would be blocked if what is only observed were enforced; None: nothing is only observed.
+    observed: View | None = None
+    #: A flag of each decision by it: which policy of a session that has had several.
+    mark: str = ""
 
 
 @dataclass(slots=True)
@@ -68,13 +82,24 @@ class Session:
     view: View
     workspace: str = ""
     command: str = ""
+    risk: str = "normal"
     generations: dict[int, View] = field(default_factory=dict)
     processes: dict[ProcessKey, Process] = field(default_factory=dict)
     decisions: int = 0
     blocked: int = 0
+    observed: int = 0  # would have been blocked
     blocked_kinds: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
     last_blocked_exec: tuple[int, str, str, bool] | None = None  # pid, rule, reason, was it its first exec
+    names: dict[bytes, str] = field(default_factory=dict)  # address -> the name that it was asked for last
     ended_ns: int = 0
+
+    def name_addresses(self, name: str, addresses: Iterable[bytes]) -> None:
+        """The session was told that these addresses are a host of this name."""
+        for address in addresses:
+            self.names.pop(address, None)
+            self.names[address] = name
+        while len(self.names) > NAMED_ADDRESSES:
+            del self.names[next(iter(self.names))]
 
     def count_blocked(self, operation: str, object_: str, rule: str, reason: str) -> None:
         """Remember one blocked operation for the summary."""

@@ -12,23 +12,19 @@ from __future__ import annotations
 import errno
 import os
 import select
-import shutil
 import signal
-import socket
-import stat
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from agentmon.errors import KernelError
+from agentmon.kernel import guarded
+from agentmon.kernel.attempts import ATTEMPTS, ATTEMPTS_WITHOUT_OBJECT, LSM_ATTEMPTS, Attempt, Grounds, listeners
 from agentmon.model.events import Decision, Event, ProcessKey
-from agentmon.model.operations import OPERATIONS, PART_OF_WRITE, Operation, Posture, Tier
+from agentmon.model.operations import GUARDED, OPERATIONS, PART_OF_WRITE, Operation, Posture, Tier
 from agentmon.model.tables import CompiledPolicy
 
-#: Nothing needs to listen there: discard.
-PORT = 9
 _TIMEOUT_S = 3.0
 _RANK = (Posture.BLIND, Posture.DETECTS, Posture.STOPS, Posture.PREVENTS)
 
@@ -75,124 +71,6 @@ class Findings:
         return worst
 
 
-@dataclass(frozen=True, slots=True)
-class Grounds:
-    """Where canaries act: a directory of their own and a program. The policy must deny all of it."""
-
-    directory: Path
-    program: str
-
-    @property
-    def forbidden(self) -> str:
-        """The directory below which read, write and create are denied."""
-        return f"{self.directory}/forbidden"
-
-    @property
-    def policy_text(self) -> str:
-        """The built-in canary policy."""
-        return (
-            "policy: canary\n"
-            "default: {exec: allow, read: allow, write: allow, create: allow, connect: allow, send: allow}\n"
-            "rules:\n"
-            f'  - {{id: canary-exec, on: exec, paths: ["{self.program}"], action: deny}}\n'
-            f'  - {{id: canary-files, on: [read, write, create], paths: ["{self.forbidden}/**"], action: deny}}\n'
-            f'  - {{id: canary-network, on: [connect, send], cidrs: ["127.0.0.1:{PORT}", "[::1]:{PORT}"], '
-            "action: deny}\n"
-        )
-
-    @classmethod
-    def make(cls, parent: Path) -> Grounds:
-        """A fresh directory below `parent`. Raises `OSError`."""
-        parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(os.path.realpath(parent)) / f"canary-{os.getpid()}-{time.monotonic_ns():x}"
-        (directory / "forbidden").mkdir(parents=True, mode=0o700)
-        (directory / "allowed").write_text("ok")
-        for name in ("read", "write", "truncate", "delete", "rename", "link", "chmod", "chown"):
-            (directory / "forbidden" / name).write_text("untouched")
-        (directory / "forbidden" / "rmdir").mkdir()
-        return cls(directory, os.path.realpath(shutil.which("true") or "/bin/true"))
-
-    def remove(self) -> None:
-        """Remove the directory."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-Attempt = Callable[[Grounds], None]
-
-
-def _exec(grounds: Grounds) -> None:
-    os.execv(grounds.program, [grounds.program])  # noqa: S606  # this is the attempt
-
-
-def _open(name: str, flags: int) -> Attempt:
-    def attempt(grounds: Grounds) -> None:
-        os.open(f"{grounds.forbidden}/{name}", flags, 0o600)
-
-    return attempt
-
-
-def _truncate(grounds: Grounds) -> None:
-    os.truncate(f"{grounds.forbidden}/truncate", 0)
-
-
-def _connect(family: int, address: str) -> Attempt:
-    def attempt(_: Grounds) -> None:
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.connect((address, PORT))
-
-    return attempt
-
-
-def _send(family: int, address: str) -> Attempt:
-    def attempt(_: Grounds) -> None:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"canary", (address, PORT))
-
-    return attempt
-
-
-def _send_connected(_: Grounds) -> None:
-    """Connected where it may be, then sends to where it may not: an address in sendto overrides the peer."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("127.0.0.1", PORT + 1))
-        sock.sendto(b"canary", ("127.0.0.1", PORT))
-
-
-def _raw(_: Grounds) -> None:
-    socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
-
-
-_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
-    # operation, name, attempt, the file below forbidden/ that shows an effect
-    (Operation.EXEC, "execve", _exec, None),
-    (Operation.READ, "open for reading", _open("read", os.O_RDONLY), None),
-    (Operation.WRITE, "open for writing", _open("write", os.O_WRONLY), None),
-    (Operation.CREATE, "open that creates", _open("created", os.O_CREAT | os.O_WRONLY), "created"),
-    (Operation.DELETE, "unlink", lambda g: os.unlink(f"{g.forbidden}/delete"), None),
-    (Operation.DELETE, "rmdir", lambda g: os.rmdir(f"{g.forbidden}/rmdir"), None),
-    (Operation.RENAME, "rename", lambda g: os.rename(f"{g.forbidden}/rename", f"{g.directory}/renamed"), None),
-    (Operation.LINK, "link", lambda g: os.link(f"{g.forbidden}/link", f"{g.directory}/linked"), None),
-    (Operation.ATTR, "chmod", lambda g: os.chmod(f"{g.forbidden}/chmod", 0o600), None),
-    (Operation.ATTR, "chown", lambda g: os.chown(f"{g.forbidden}/chown", 1, 1), None),
-    (Operation.CONNECT, "connect over IPv4", _connect(socket.AF_INET, "127.0.0.1"), None),
-    (Operation.CONNECT, "connect over IPv6", _connect(socket.AF_INET6, "::1"), None),
-    (Operation.CONNECT, "connect over IPv4 mapped", _connect(socket.AF_INET6, "::ffff:127.0.0.1"), None),
-    (Operation.CONNECT, "packet socket", _raw, None),
-    (Operation.SEND, "sendto over IPv4", _send(socket.AF_INET, "127.0.0.1"), None),
-    (Operation.SEND, "sendto over IPv6", _send(socket.AF_INET6, "::1"), None),
-    (Operation.SEND, "sendto elsewhere on a connected socket", _send_connected, None),
-)
-
-#: What only the LSM tier sees.
-_LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
-    (Operation.WRITE, "truncate", _truncate, None),
-    (Operation.CREATE, "mkdir", lambda g: os.mkdir(f"{g.forbidden}/dir"), "dir"),
-    (Operation.CREATE, "mknod", lambda g: os.mknod(f"{g.forbidden}/fifo", stat.S_IFIFO | 0o600), "fifo"),
-    (Operation.CREATE, "symlink", lambda g: os.symlink("x", f"{g.forbidden}/symlink"), "symlink"),
-    (Operation.CREATE, "link", lambda g: os.link(f"{g.directory}/allowed", f"{g.forbidden}/linked"), "linked"),
-    (Operation.CREATE, "rename", lambda g: os.rename(f"{g.directory}/movable", f"{g.forbidden}/moved"), "moved"),
-)  # fmt: skip
-
 #: Said by `doctor` and `ps`: what each tier cannot stop, whatever the canaries saw.
 NOTES: Mapping[Tier, Mapping[Operation, str]] = {
     Tier.REACT: {
@@ -201,20 +79,27 @@ NOTES: Mapping[Tier, Mapping[Operation, str]] = {
         Operation.WRITE: "killed after the open: O_TRUNC has already emptied the file; truncate(2) is not seen",
         Operation.CREATE: "killed after the open: the empty file is there; "
         "mkdir, mknod, symlink, link and rename are not seen",
-        **dict.fromkeys(PART_OF_WRITE, "not seen: this kernel has no BPF LSM"),
+        **dict.fromkeys((*PART_OF_WRITE, *GUARDED), "not seen: this kernel has no BPF LSM"),
         Operation.CONNECT: "TCP and UDP over IPv4 and IPv6; other families by their socket",
         Operation.SEND: "sends on sockets that are already connected are judged when they connect, not again",
+        Operation.LISTEN: "killed when the socket listens already, before it can accept",
+        Operation.UNIX: "killed when connected, before it can send; datagrams that name their receiver are not seen",
     },
     Tier.LSM: {
-        Operation.READ: "descriptors received over a unix socket are judged by who opened them",
+        Operation.EXEC: "by its arguments: killed before its first instruction",
         Operation.ATTR: "mode and owner; extended attributes and times are not judged",
     },
 }
 
+#: What the react tier has to judge when a ring is asked for it.
+_BY_RING = tuple(Operation[name] for name in ("READ", "WRITE", "CREATE", "CONNECT", "SEND", "LISTEN", "UNIX"))
+
 #: Which operations go blind when a program is missing (names of bpf/*.bpf.c and process.bpf.h).
 PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {
-    "exec_check": (Operation.EXEC,),
+    "exec_check": (Operation.EXEC, Operation.ANON_EXEC),
     "open_check": (Operation.READ, Operation.WRITE),
+    "receive_check": (Operation.READ, Operation.WRITE),
+    "interpreter_check": (Operation.READ,),
     "truncate_check": (Operation.WRITE,),
     "mknod_check": (Operation.CREATE,),
     "mkdir_check": (Operation.CREATE,),
@@ -225,16 +110,46 @@ PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {
     "rmdir_check": (Operation.DELETE,),
     "chmod_check": (Operation.ATTR,),
     "chown_check": (Operation.ATTR,),
+    "ptrace_check": (Operation.PTRACE,),
+    "ioctl_check": (Operation.PTRACE,),
+    "ioctl_compat_check": (Operation.PTRACE,),
+    "signal_check": (Operation.SIGNAL,),
+    "limit_check": (Operation.SIGNAL,),
+    "mount_check": (Operation.MOUNT,),
+    "move_mount_check": (Operation.MOUNT,),
+    "umount_check": (Operation.MOUNT,),
+    "remount_check": (Operation.MOUNT,),
+    "pivot_check": (Operation.MOUNT,),
+    "userns_check": (Operation.NAMESPACE,),
+    "chroot_check": (Operation.CHROOT,),
+    "bpf_check": (Operation.BPF,),
+    "ring_check": (Operation.IO_URING,),
+    "setuid_check": (Operation.SETID,),
+    "setid_exec_check": (Operation.SETID,),
+    "module_data_check": (Operation.MODULE,),
+    "module_file_check": (Operation.MODULE,),
     "socket_check": (Operation.CONNECT, Operation.SEND),
     "connect_check": (Operation.CONNECT,),
     "send_check": (Operation.SEND,),
+    "option_check": (Operation.SEND,),
+    "bind_check": (Operation.BIND,),
+    "listen_check": (Operation.LISTEN,),
+    "unix_connect_check": (Operation.UNIX,),
+    "unix_send_check": (Operation.UNIX,),
+    "bind4": (Operation.BIND,),
+    "bind6": (Operation.BIND,),
     "connect4": (Operation.CONNECT,),
     "connect6": (Operation.CONNECT,),
     "sendmsg4": (Operation.SEND,),
     "sendmsg6": (Operation.SEND,),
+    "recvmsg4": (Operation.SEND,),  # names of hosts; the four above too, in the LSM tier
+    "recvmsg6": (Operation.SEND,),
+    "getpeername4": (Operation.CONNECT,),
+    "getpeername6": (Operation.CONNECT,),
     "sock_create": (Operation.CONNECT, Operation.SEND),
-    "ring_submit": (Operation.READ, Operation.WRITE, Operation.CREATE),
-    "ring_submit_old": (Operation.READ, Operation.WRITE, Operation.CREATE),
+    "connect_unix": (),  # what it refuses is killed without it
+    "ring_submit": _BY_RING,
+    "ring_submit_old": _BY_RING,
 }
 
 
@@ -245,15 +160,23 @@ def operations_of(program: str) -> tuple[Operation, ...]:
 
 @dataclass(slots=True)
 class _Bird:
-    """One canary under way: the enrolled process, and the pipes to and from it."""
+    """One canary under way, and the pipe that it is heard by."""
 
     operation: Operation
     name: str
+    attempt: Attempt
     effect: str | None
+    result: int = -1
+    said: bytes = b""
+
+
+@dataclass(slots=True)
+class _Flock:
+    """The enrolled process that lets its birds out as its children, and the pipe that tells it to."""
+
+    birds: list[_Bird]
     pid: int
     go: int
-    result: int
-    said: bytes = b""
 
 
 def run(monitor: CanaryMonitor, policy: CompiledPolicy, grounds: Grounds) -> Findings:
@@ -261,83 +184,110 @@ def run(monitor: CanaryMonitor, policy: CompiledPolicy, grounds: Grounds) -> Fin
     began = time.monotonic()
     (grounds.directory / "movable").write_text("x")
     leftovers: list[Event] = list(monitor.read())
-    attempts = _ATTEMPTS + (_LSM_ATTEMPTS if monitor.tier is Tier.LSM else ())
+    attempts = ATTEMPTS + (LSM_ATTEMPTS + ATTEMPTS_WITHOUT_OBJECT if monitor.tier is Tier.LSM else ())
     policy_slot, _ = monitor.install_policy(policy)
     try:
         slot, _ = monitor.open_session(policy_slot)
-        birds: list[_Bird] = []
+        flocks: list[_Flock] = []
         try:
-            for operation, name, attempt, effect in attempts:
-                birds.append(_hatch(operation, name, attempt, effect, grounds))  # kept on error
-            monitor.enroll([bird.pid for bird in birds], slot)
-            for bird in birds:
-                os.write(bird.go, b"g")
-            _listen(birds)
+            flocks.extend(_hatch(birds, grounds) for birds in _apart([_Bird(*a) for a in attempts]))  # kept on error
+            monitor.enroll([flock.pid for flock in flocks], slot)
+            with listeners(grounds):
+                for flock in flocks:
+                    os.write(flock.go, b"g")
+                _listen([bird for flock in flocks for bird in flock.birds])
         finally:
-            for bird in birds:
-                _bury(bird)
+            for flock in flocks:
+                _bury(flock)
             events = monitor.read()
             monitor.close_session(slot)
     finally:
         monitor.remove_policy(policy_slot)
     mine = {e.operation for e in events if isinstance(e, Decision) and e.session == slot and e.verdict.blocks}
     leftovers += [e for e in events if e.session != slot]
+    birds = [bird for flock in flocks for bird in flock.birds]
     found = tuple(f for bird in birds if (f := _judge(bird, bird.operation in mine, grounds)) is not None)
     return Findings(found, tuple(leftovers), time.monotonic() - began)
 
 
-def _hatch(operation: Operation, name: str, attempt: Attempt, effect: str | None, grounds: Grounds) -> _Bird:
+def _apart(birds: list[_Bird]) -> Iterator[list[_Bird]]:
+    """Those that mount each need mounts of their own, as one may go through; all others share a parent."""
+    yield [bird for bird in birds if bird.operation is not Operation.MOUNT]
+    yield from ([bird] for bird in birds if bird.operation is Operation.MOUNT)
+
+
+def _hatch(birds: list[_Bird], grounds: Grounds) -> _Flock:
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
-    result_read, result_write = os.pipe2(os.O_CLOEXEC)
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in birds]
+    mounts = birds[0].operation is Operation.MOUNT
     pid = os.fork()
     if pid:
         os.close(go_read)
-        os.close(result_write)
-        return _Bird(operation, name, effect, pid, go_write, result_read)
+        for bird, (reader, writer) in zip(birds, pipes, strict=True):
+            os.close(writer)
+            bird.result = reader
+        if mounts:
+            os.read(birds[0].result, 1)  # once enrolled it may not prepare any more
+        return _Flock(birds, pid, go_write)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         os.close(go_write)
+        if mounts:
+            guarded.prepare_mounts(grounds.directory)
+            os.write(pipes[0][1], b"p")
         if os.read(go_read, 1) == b"g":
-            _sing(attempt, grounds, result_write)
+            _let_out(birds, grounds, [writer for _, writer in pipes])
     finally:
         os._exit(0)
 
 
-def _sing(attempt: Attempt, grounds: Grounds, result: int) -> None:
-    """In the enrolled process: let a child try, and say how it ended."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(os.open(grounds.directory / "allowed", os.O_RDONLY))
-            os.write(result, b"a")
-            attempt(grounds)
-            os.write(result, b"through;")
-        except OSError as error:
-            os.write(result, b"errno=%d;" % (error.errno or 0))
-        finally:
-            os._exit(3)
-    _, status = os.waitpid(child, 0)
-    os.write(result, b"status=%d." % status)
+def _let_out(birds: list[_Bird], grounds: Grounds, results: list[int]) -> None:
+    """In the enrolled process: let a child make each attempt, and say how it ended."""
+    heard_by = {}
+    for bird, result in zip(birds, results, strict=True):
+        child = os.fork()
+        if child == 0:
+            _sing(bird.attempt, grounds, result)
+        heard_by[child] = result
+    for _ in birds:
+        child, status = os.wait()
+        os.write(heard_by[child], b"status=%d." % status)
+
+
+def _sing(attempt: Attempt, grounds: Grounds, result: int) -> NoReturn:
+    try:
+        os.close(os.open(grounds.directory / "allowed", os.O_RDONLY))
+        os.write(result, b"a")
+        attempt(grounds)
+        os.write(result, b"through;")
+    except OSError as error:
+        os.write(result, b"errno=%d;" % (error.errno or 0))
+    finally:
+        os._exit(3)
 
 
 def _listen(birds: list[_Bird]) -> None:
-    deadline = time.monotonic() + _TIMEOUT_S
+    """Until all have come back, or none is heard for a while: on a busy host they come one by one."""
     waiting = {bird.result: bird for bird in birds}
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for fd in select.select(list(waiting), [], [], left)[0]:
+    while waiting:
+        heard = select.select(list(waiting), [], [], _TIMEOUT_S)[0]
+        if not heard:
+            return
+        for fd in heard:
             chunk = os.read(fd, 256)
             waiting[fd].said += chunk
             if not chunk or waiting[fd].said.endswith(b"."):
                 del waiting[fd]
 
 
-def _bury(bird: _Bird) -> None:
-    os.close(bird.go)
-    os.close(bird.result)
-    if not bird.said.endswith(b"."):
-        os.kill(bird.pid, signal.SIGKILL)
-    os.waitpid(bird.pid, 0)
+def _bury(flock: _Flock) -> None:
+    os.close(flock.go)
+    for bird in flock.birds:
+        os.close(bird.result)
+    if not all(bird.said.endswith(b".") for bird in flock.birds):
+        os.kill(flock.pid, signal.SIGKILL)
+    os.waitpid(flock.pid, 0)
 
 
 def _judge(bird: _Bird, recorded: bool, grounds: Grounds) -> Finding | None:
@@ -358,9 +308,10 @@ def _judge(bird: _Bird, recorded: bool, grounds: Grounds) -> Finding | None:
         if number == errno.EPERM:
             if bird.effect and os.path.lexists(f"{grounds.forbidden}/{bird.effect}"):
                 return finding(Posture.STOPS, "refused, but the file is there")
-            return finding(Posture.PREVENTS)
-        if number == errno.EAFNOSUPPORT:
-            return None  # this host has no such sockets
+            by_host = bird.operation in GUARDED and not recorded
+            return finding(Posture.PREVENTS, "the host itself refuses it" if by_host else "")
+        if number in (errno.EAFNOSUPPORT, errno.ENOSYS):
+            return None  # this host has no such thing
         passed = f"it was not refused ({errno.errorcode.get(number, str(number))})"
     else:
         passed = "it went through"

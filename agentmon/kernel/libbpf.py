@@ -30,6 +30,8 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__section_name": (_STR, [_PTR]),
     "bpf_program__fd": (_INT, [_PTR]),
     "bpf_program__set_autoload": (_INT, [_PTR, ctypes.c_bool]),
+    "bpf_program__set_type": (_INT, [_PTR, _INT]),
+    "bpf_program__set_expected_attach_type": (_INT, [_PTR, _INT]),
     "bpf_program__attach": (_PTR, [_PTR]),
     "bpf_program__attach_cgroup": (_PTR, [_PTR, _INT]),
     "bpf_program__attach_iter": (_PTR, [_PTR, _PTR]),
@@ -48,6 +50,7 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_lookup_elem": (_INT, [_INT, _PTR, _PTR]),
     "bpf_map_delete_elem": (_INT, [_INT, _PTR]),
     "bpf_map_get_next_key": (_INT, [_INT, _PTR, _PTR]),
+    "bpf_map_create": (_INT, [_INT, _STR, _U32, _U32, _U32, _PTR]),
     "bpf_prog_test_run_opts": (_INT, [_INT, _PTR]),
     "bpf_enable_stats": (_INT, [_INT]),
     "libbpf_num_possible_cpus": (_INT, []),
@@ -58,7 +61,10 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
 
 _PRINT = ctypes.CFUNCTYPE(_INT, _INT, _STR, _PTR)
 _LOG_LINE_BYTES = 1 << 20
-_BTF_TYPEDEF = 8  # BTF_KIND_TYPEDEF, include/uapi/linux/btf.h
+#: BTF_KIND_TYPEDEF and BTF_KIND_FUNC, include/uapi/linux/btf.h
+_BTF_TYPEDEF, _BTF_FUNC = 8, 12
+#: Sections that libbpf 1.1 does not know: their program and attach type, include/uapi/linux/bpf.h
+_LATER_SECTIONS = {"cgroup/connect_unix": (18, 49)}
 _log: list[str] = []
 
 
@@ -103,12 +109,26 @@ def _drain_log() -> str:
 
 def missing_tracepoints(names: Iterable[str]) -> list[str]:
     """Those of ``names`` that the running kernel has no typed tracepoint for (``btf_trace_NAME`` in its BTF)."""
+    return _absent(names, "btf_trace_", _BTF_TYPEDEF)
+
+
+def missing_functions(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are no functions of the running kernel, by its BTF."""
+    return _absent(names, "", _BTF_FUNC)
+
+
+def missing_hooks(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are no LSM hooks of the running kernel (``bpf_lsm_NAME`` in its BTF)."""
+    return _absent(names, "bpf_lsm_", _BTF_FUNC)
+
+
+def _absent(names: Iterable[str], prefix: str, kind: int) -> list[str]:
     lib = library()
     btf = lib.btf__load_vmlinux_btf()
     if not btf:
         raise NotSupportedError(f"cannot read this kernel's BTF: {_reason()}")
     try:
-        return [n for n in names if lib.btf__find_by_name_kind(btf, f"btf_trace_{n}".encode(), _BTF_TYPEDEF) < 0]
+        return [n for n in names if lib.btf__find_by_name_kind(btf, f"{prefix}{n}".encode(), kind) < 0]
     finally:
         lib.btf__free(btf)
 
@@ -158,6 +178,47 @@ class Map:
         os.close(self.fd)
 
 
+class _MapCreate(ctypes.Structure):
+    """``struct bpf_map_create_opts``, as far as it is needed."""
+
+    _fields_ = [("sz", ctypes.c_size_t)] + [
+        (n, _U32) for n in ("btf", "key_btf", "value_btf", "vmlinux_btf", "inner_fd")
+    ]
+
+
+#: enum bpf_map_type, include/uapi/linux/bpf.h
+_ARRAY, _ARRAY_OF_MAPS = 2, 12
+
+
+class Barrier:
+    """Waits until every program that runs now has ended: the kernel does that for whoever replaces a map in a map."""
+
+    def __init__(self) -> None:
+        self._inner = _create_map(_ARRAY, 4, None)
+        try:
+            options = _MapCreate(sz=ctypes.sizeof(_MapCreate), inner_fd=self._inner)
+            self._outer = Map(_create_map(_ARRAY_OF_MAPS, 4, ctypes.byref(options)), 4)
+        except BaseException:
+            os.close(self._inner)
+            raise
+
+    def wait(self) -> None:
+        """Returns after an RCU grace period (``maybe_wait_bpf_programs`` in kernel/bpf/syscall.c)."""
+        self._outer.update(bytes(4), self._inner.to_bytes(4, sys.byteorder))
+
+    def close(self) -> None:
+        """Closes its maps."""
+        self._outer.close()
+        os.close(self._inner)
+
+
+def _create_map(kind: int, value_size: int, options: Any) -> int:
+    fd = library().bpf_map_create(kind, b"agentmon_wait", 4, value_size, 1, options)
+    if fd < 0:
+        raise KernelError(f"cannot make a BPF map: {os.strerror(-fd)}")
+    return int(fd)
+
+
 class Program:
     """A program of an open object."""
 
@@ -166,6 +227,10 @@ class Program:
         self.pointer = pointer
         self.name: str = lib.bpf_program__name(pointer).decode()
         self.section: str = lib.bpf_program__section_name(pointer).decode()
+        if self.section in _LATER_SECTIONS:
+            kind, attach = _LATER_SECTIONS[self.section]
+            lib.bpf_program__set_type(pointer, kind)
+            lib.bpf_program__set_expected_attach_type(pointer, attach)
 
     def set_autoload(self, wanted: bool) -> None:
         """Whether loading the object loads this program."""

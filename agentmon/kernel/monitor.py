@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from agentmon.errors import KernelError
 from agentmon.kernel import host, objects, wire
+from agentmon.kernel.grants import Grants
 from agentmon.kernel.libbpf import missed_runs
 from agentmon.kernel.ring import Ring
-from agentmon.kernel.tables import U32, U64, Tables, open_maps
+from agentmon.kernel.tables import MARKED_KEY, U32, U64, Tables, open_maps
+from agentmon.model.conditions import MAX_MARKS, MAX_RATES, Risk
 from agentmon.model.events import Event, ProcessKey
 from agentmon.model.operations import Tier
 from agentmon.model.tables import CompiledPolicy
@@ -28,9 +31,10 @@ LIVE, DOOMED = 1, 2
 #: Readings of the process tables before `census` gives up.
 CENSUS_TRIES = 5
 
-SESSION = struct.Struct("=IIQ")
+SESSION = struct.Struct("=IIQII")
 PROC_KEY = struct.Struct("=QII")
-PROC = struct.Struct("=IIQQQQ")
+JOINED = struct.Struct("=QI4xQ")
+PROC = struct.Struct("=IIQQIIQQII")
 
 COUNTERS = (
     "decisions", "blocked", "ring_lost", "scratch_exhausted", "path_too_long", "path_unreachable", "path_unstable",
@@ -39,7 +43,8 @@ COUNTERS = (
 )  # fmt: skip
 
 _MAPS = (
-    "arena", "policies", "accepts", "lists", "net", "pins", "sessions", "procs", "marks", "events", "counters",
+    "arena", "policies", "accepts", "lists", "net", "pins", "users", "clocks", "wants", "effects", "marked",
+    "lineages", "granted", "doors", "sessions", "procs", "marks", "events", "counters",
 )  # fmt: skip
 
 
@@ -49,7 +54,18 @@ class ProcessState:
 
     session: int
     exe_tags: int
+    parents: int
     serial: int
+
+
+class _SessionValue(NamedTuple):
+    """``struct am_session``"""
+
+    policy: int
+    flags: int
+    serial: int
+    dns_port: int
+    risk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +94,9 @@ class Monitor:
         self._maps["counters"].value_size = 8 * _possible_cpus()
         self._newborn = open_maps(pins.maps, ("newborn",))["newborn"] if self.tier is Tier.LSM else None
         self.tables = Tables(self._maps)
+        self.grants = Grants(self._maps["granted"])
         self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
-        self._serial = max((s for _, _, s in self._session_values().values()), default=0)
+        self._serial = max((s.serial for s in self._session_values().values()), default=0)
 
     @classmethod
     def open(
@@ -114,7 +131,9 @@ class Monitor:
                 )
             objects.remove(other)
         if objects.is_complete(pins) and not skip:
-            missing = [n for n, s in objects.status(pins).items() if s != "attached" and n not in objects.OPTIONAL]
+            missing = [
+                n for n, s in objects.status(pins).items() if s.startswith("missing") and n not in objects.OPTIONAL
+            ]
             if _live_sessions(pins.directory) or not missing:
                 return cls(pins, adopted=True, why_react=why_react, states=None)
         objects.remove(pins.directory)
@@ -122,12 +141,17 @@ class Monitor:
         return cls(pins, adopted=False, why_react=why_react, states=states)
 
     def programs(self) -> dict[str, str]:
-        """Program name -> ``attached`` or ``missing: reason``."""
+        """Program name -> ``attached``, ``missing: reason`` or ``not needed: reason``."""
         states = objects.status(self._pins)
         for name, state in (self._states or {}).items():
             if state != "attached":
                 states[name] = state
         return states
+
+    @property
+    def refuses_unix(self) -> bool:
+        """Whether programs that ask name services over unix sockets can be refused, and not only killed for it."""
+        return self.tier is Tier.LSM or self.programs().get(objects.CONNECT_UNIX) == "attached"
 
     @property
     def pin_directory(self) -> Path:
@@ -139,6 +163,10 @@ class Monitor:
     def install_policy(self, policy: CompiledPolicy) -> tuple[int, int]:
         """Writes a policy; returns (slot, generation). Raises KernelError if it does not fit."""
         return self.tables.install(policy)
+
+    def set_clock(self, slot: int, spans: Sequence[tuple[int, int]]) -> None:
+        """What the time says of an installed policy: (until when of the boot clock in ns, the facts until then)."""
+        self.tables.set_clock(slot, spans)
 
     def remove_policy(self, slot: int) -> None:
         """Frees a policy slot. Raises KernelError while a session uses it."""
@@ -155,16 +183,22 @@ class Monitor:
         values = self._session_values()
         busy = {state.session for state in self.processes().values()}
         for slot in range(MAX_SESSIONS):
-            if slot not in busy and not values.get(slot, (0, 0, 0))[1] & LIVE:
+            if slot not in busy and not (slot in values and values[slot].flags & LIVE):
                 self._serial += 1
-                self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy_slot, LIVE, self._serial))
+                self._forget_marks(slot)
+                self._start_marks(slot, policy_slot)
+                self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy_slot, LIVE, self._serial, 0, 0))
                 return slot, self._serial
         raise KernelError(f"all {MAX_SESSIONS} session slots are in use: release sessions that are not needed")
 
     def close_session(self, slot: int) -> None:
         """Ends a session: what is left of it runs on unfenced, and is no longer tracked."""
-        policy, _, serial = self._session_values()[slot]
-        self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy, 0, serial))
+        was = self._session_values()[slot]
+        self._set_session(slot, was._replace(flags=0, dns_port=0))
+        if was.dns_port:
+            self._maps["doors"].delete(U32.pack(was.dns_port))
+        self.grants.forget(was.serial)
+        self._forget_marks(slot)
         for _ in range(20):
             if not any(state.session == slot for _, state in self._process_items()):
                 return
@@ -174,21 +208,68 @@ class Monitor:
             if state.session == slot:
                 self._maps["procs"].delete(PROC_KEY.pack(key.start_ns, key.pid, 0))
 
+    def change_policy(self, slot: int, policy_slot: int) -> None:
+        """Puts a live session under another installed policy: one decision sees the one or the other, never both.
+
+        Decisions that began before may still end under the old one: `settle` waits for them.
+        """
+        value = self._maps["sessions"].lookup(U32.pack(slot))
+        if not value:
+            raise KernelError(f"there is no session slot {slot}")
+        self._start_marks(slot, policy_slot)  # another policy's marks are others
+        self._set_session(slot, _session(value)._replace(policy=policy_slot))
+
+    def settle(self) -> None:
+        """Returns once every decision is over that was under way, and its record is in the ring."""
+        self.tables.settle()
+
+    def serve_names(self, slot: int, port: int) -> None:
+        """From now on the questions of a session, whatever server they are for, go to this port of 127.0.0.1 and ::1.
+
+        No session reaches that port otherwise. What it was led to before is forgotten.
+        """
+        was = self._session_values()[slot]
+        self._maps["doors"].update(U32.pack(port), U32.pack(slot))
+        self._set_session(slot, was._replace(dns_port=port))
+        if was.dns_port not in (0, port):
+            self._maps["doors"].delete(U32.pack(was.dns_port))
+
+    def set_risk(self, slot: int, risk: Risk) -> None:
+        """How far a session is from what is usual: rules may go by that."""
+        self._set_session(slot, self._session_values()[slot]._replace(risk=int(risk)))
+
+    def risk(self, slot: int) -> Risk:
+        """What was set last."""
+        return Risk(self._session_values()[slot].risk)
+
     def doom_session(self, slot: int) -> None:
         """Denies everything to a session; each of its processes is killed at its next operation."""
-        policy, flags, serial = self._session_values()[slot]
-        self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy, flags | DOOMED, serial))
+        was = self._session_values()[slot]
+        self._set_session(slot, was._replace(flags=was.flags | DOOMED))
 
     def sessions(self) -> dict[int, tuple[int, int, int]]:
         """Live session slots -> (policy slot, flags, serial)."""
-        return {slot: value for slot, value in self._session_values().items() if value[1] & LIVE}
+        return {slot: value[:3] for slot, value in self._session_values().items() if value.flags & LIVE}
 
-    def _session_values(self) -> dict[int, tuple[int, int, int]]:
-        found: dict[int, tuple[int, int, int]] = {}
+    def _start_marks(self, slot: int, policy_slot: int) -> None:
+        key = MARKED_KEY.pack(slot, self.tables.slots()[policy_slot])
+        empty = bytes(U64.size * (MAX_MARKS + 1 + MAX_RATES))
+        self._maps["marked"].update(key, empty + self.tables.intervals(policy_slot))
+
+    def _forget_marks(self, slot: int) -> None:
+        for key in list(self._maps["marked"].keys(MARKED_KEY.size)):
+            if MARKED_KEY.unpack(key)[0] == slot:
+                self._maps["marked"].delete(key)
+
+    def _set_session(self, slot: int, value: _SessionValue) -> None:
+        self._maps["sessions"].update(U32.pack(slot), SESSION.pack(*value))
+
+    def _session_values(self) -> dict[int, _SessionValue]:
+        found: dict[int, _SessionValue] = {}
         for slot in range(MAX_SESSIONS):
             value = self._maps["sessions"].lookup(U32.pack(slot))
             if value and any(value):
-                found[slot] = SESSION.unpack(value)
+                found[slot] = _session(value)
         return found
 
     # ---- processes
@@ -196,13 +277,13 @@ class Monitor:
     def enroll(self, pids: Collection[int], session: int) -> list[ProcessKey]:
         """Marks processes and, to a fixpoint, all their descendants. What they fork from here on inherits.
 
-        Returns what was added. A PID that is gone or already enrolled adds nothing. Raises KernelError if the
-        process table fills up.
+        Returns what was added to this session. A PID that is gone or already enrolled adds nothing. Raises KernelError
+        if the process table fills up.
         """
         before = self.counters()["fork_lost"]
         added: list[ProcessKey] = []
         with self._marked(pids, session):
-            while fresh := self._enumerate():
+            while fresh := [key for key, slot in self._enumerate() if slot == session]:
                 added += fresh
         if self.counters()["fork_lost"] != before:
             raise KernelError("the kernel's process table is full: end sessions, then enrol again")
@@ -218,7 +299,8 @@ class Monitor:
             for pid in pids:
                 self._maps["marks"].delete(U32.pack(pid))
 
-    def _enumerate(self) -> list[ProcessKey]:
+    def _enumerate(self) -> list[tuple[ProcessKey, int]]:
+        """What was added, and to which slot: it may be a child of any session, met before its fork was told of."""
         data = b""
         fd = os.open(self._pins.enumerator, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -226,7 +308,7 @@ class Monitor:
                 data += chunk
         finally:
             os.close(fd)
-        return [ProcessKey(pid, start_ns) for start_ns, pid, _ in PROC_KEY.iter_unpack(data)]
+        return [(ProcessKey(pid, start_ns), slot) for start_ns, pid, slot in JOINED.iter_unpack(data)]
 
     def processes(self) -> dict[ProcessKey, ProcessState]:
         """Every enrolled process."""
@@ -267,13 +349,21 @@ class Monitor:
                 start_ns, pid, _ = PROC_KEY.unpack(raw)
                 yield ProcessKey(pid, start_ns), _state(value)
 
-    def set_exe_tags(self, key: ProcessKey, tags: int) -> None:
-        """Sets the exe tags of a process that was enrolled while it ran (later execs set their own)."""
+    def set_exe_tags(self, key: ProcessKey, tags: int | None, parents: int = 0) -> None:
+        """Sets what a process runs that was enrolled while it ran, until it runs another program or its policy changes.
+
+        None: the kernel is to find out. ``parents``: the tags of its ancestors in the session, added to what is known.
+        """
         raw = PROC_KEY.pack(key.start_ns, key.pid, 0)
         value = self._maps["procs"].lookup(raw)
         if value:
-            session, flags, _, *rest = PROC.unpack(value)
-            self._maps["procs"].update(raw, PROC.pack(session, flags, tags, *rest), 2)  # BPF_EXIST
+            session, _, _, known, kin, unsure, *rest = PROC.unpack(value)
+            generation = self.tables.slots()[self.sessions()[session][0]]
+            if kin != generation:
+                known, unsure = 0, 0 if kin == 0 else 0xFFFFFFFF
+            found = 0 if tags is None else generation
+            value = PROC.pack(session, found, tags or 0, known | parents, generation, unsure, *rest)
+            self._maps["procs"].update(raw, value, 2)  # BPF_EXIST
 
     # ---- records and counters
 
@@ -328,14 +418,19 @@ class Monitor:
     def close(self) -> None:
         """Forgets descriptors and mappings. The pins go on enforcing."""
         self._ring.close()
+        self.tables.close()
         for item in self._maps.values():
             item.close()
         self._maps.clear()
 
 
+def _session(value: bytes) -> _SessionValue:
+    return _SessionValue(*SESSION.unpack(value))
+
+
 def _state(value: bytes) -> ProcessState:
-    session, _, tags, _, serial, _ = PROC.unpack(value)
-    return ProcessState(session, tags, serial)
+    session, _, tags, parents, _, _, serial, *_ = PROC.unpack(value)
+    return ProcessState(session, tags, parents, serial)
 
 
 def _possible_cpus() -> int:

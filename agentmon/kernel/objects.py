@@ -7,6 +7,7 @@ a directory named after tier and build, so that another build never mistakes the
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import secrets
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from agentmon.errors import AttachError, KernelError, NotSupportedError, VerifierError
@@ -22,7 +24,14 @@ from agentmon.model.operations import Tier
 
 DIRECTORY = Path(__file__).parent / "objects"
 #: The tracepoint of io_uring submissions was renamed in Linux 6.3: one of the two exists.
-OPTIONAL = frozenset({"ring_submit", "ring_submit_old"})
+RINGS = frozenset({"ring_submit", "ring_submit_old"})
+#: Comes with Linux 6.7. Without it a unix socket that should not be reached is only known once it is.
+CONNECT_UNIX = "connect_unix"
+OPTIONAL = RINGS | {CONNECT_UNIX}
+#: Hooks that are not in every kernel we run on, by program, and the one that is called in their place there.
+REPLACED = {"ioctl_compat_check": ("file_ioctl_compat", "file_ioctl")}
+#: Groups that give no rights: ssh-agent is set-group-ID to one of them so that nobody looks into its memory (Debian).
+IDLE_GROUPS = ("_ssh", "ssh")
 _ENUMERATOR = "mark_processes"
 _FILES = {Tier.LSM: "lsm.bpf.o", Tier.REACT: "react.bpf.o"}
 
@@ -112,10 +121,34 @@ def is_complete(pins: Pins) -> bool:
     return pins.enumerator.exists() and (pins.maps / "procs").exists() and (pins.maps / "events").exists()
 
 
+def idle_groups() -> tuple[int, int]:
+    """The numbers of `IDLE_GROUPS` on this host, 0 for those that it does not have."""
+    return tuple(_group(name) for name in IDLE_GROUPS)  # type: ignore[return-value]
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return 0
+
+
+@cache
+def needless() -> dict[str, str]:
+    """Programs whose hook this kernel does not have, as it calls another in its place: name -> ``not needed: …``."""
+    lacking = libbpf.missing_hooks(hook for hook, _ in REPLACED.values())
+    return {
+        name: f"not needed: this kernel calls `{instead}` in place of `{hook}`"
+        for name, (hook, instead) in REPLACED.items()
+        if hook in lacking
+    }
+
+
 def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str]) -> dict[str, str]:
     """Loads, attaches and pins the tier's programs. Nothing stays behind when it fails.
 
-    Returns program name -> ``attached`` or ``missing: reason`` (skipped ones, and optional ones that the kernel lacks).
+    Returns program name -> ``attached``, ``missing: reason`` (skipped ones, and optional ones that the kernel lacks) or
+    ``not needed: reason``.
     Raises KernelError and its kinds.
     """
     if arena_bytes & (arena_bytes - 1) or arena_bytes < 8192:
@@ -125,11 +158,15 @@ def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str])
     state: dict[str, str] = {}
     try:
         obj.set_value_size("arena", arena_bytes)
-        obj.set_initial(".rodata.knobs", struct.pack("=QqQ", arena_bytes // 2 - 1, procs_max, secrets.randbits(64)))
+        knobs = (arena_bytes // 2 - 1, procs_max, secrets.randbits(64), *idle_groups())
+        obj.set_initial(".rodata.knobs", struct.pack("=QqQ2I", *knobs))
         obj.set_max_entries("procs", procs_max)
-        hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in OPTIONAL}
+        hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in RINGS}
         for tracepoint in libbpf.missing_tracepoints(hooks):
             state[hooks[tracepoint]] = f"missing: this kernel has no tracepoint `{tracepoint}`"
+        if CONNECT_UNIX in obj.programs and libbpf.missing_functions(["bpf_sock_addr_set_sun_path"]):
+            state[CONNECT_UNIX] = "missing: this kernel cannot refuse to connect unix sockets (Linux 6.7 can)"
+        state |= {name: reason for name, reason in needless().items() if name in obj.programs}
         skip = {*skip, *state}
         for name in skip:
             obj.programs[name].set_autoload(False)
@@ -137,8 +174,7 @@ def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str])
         pins.maps.mkdir(parents=True)
         pins.links.mkdir()
         obj.pin_maps(str(pins.maps))
-        if pins.tier is Tier.REACT:
-            cgroup = os.open(host.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        cgroup = os.open(host.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for name, program in obj.programs.items():
             if name in skip:
                 continue
@@ -160,11 +196,13 @@ def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str])
 
 
 def status(pins: Pins) -> dict[str, str]:
-    """Program name -> ``attached`` or ``missing: …``, from the pins alone."""
+    """Program name -> ``attached``, ``missing: …`` or ``not needed: …``, from the pins and the kernel alone."""
     obj = libbpf.Object(str(object_path(pins.tier)))
     try:
         return {
-            name: "attached" if (pins.links / name).exists() else "missing: its link is not pinned"
+            name: "attached"
+            if (pins.links / name).exists()
+            else needless().get(name, "missing: its link is not pinned")
             for name in obj.programs
         }
     finally:

@@ -11,28 +11,53 @@ import ctypes
 import mmap
 import os
 import struct
-import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agentmon.errors import KernelError
-from agentmon.kernel.libbpf import Map
-from agentmon.model.operations import OPERATION_SLOTS
+from agentmon.kernel.libbpf import Barrier, Map
+from agentmon.model.conditions import (
+    MAX_CONDITIONS,
+    MAX_MARKS,
+    MAX_RATES,
+    MAX_SPANS,
+    AtRisk,
+    During,
+    Marked,
+    Over,
+    Users,
+    arguments_of,
+    parents_of,
+)
+from agentmon.model.operations import OPERATION_SLOTS, Action
 from agentmon.model.tables import LIST_LENGTH, NET_LENGTH, CompiledPolicy
 
 MAX_POLICIES = 64
-MAX_ACCEPTS = 32_768
+MAX_ACCEPTS = 98_304
 MAX_LISTS = 8_192
 
-ENTRY = struct.Struct("=HB5xQQQQ")
+ENTRY = struct.Struct("=HBxII4xQQQQ")
 LIST_HEAD = struct.Struct("=II")
-ACCEPT = struct.Struct("=QQ8H")
-POLICY = struct.Struct(f"=8I{OPERATION_SLOTS}s{OPERATION_SLOTS}s256sII")
+ACCEPT = struct.Struct("=9H9H2IIQQ")
+POLICY = struct.Struct(f"=10I4H{OPERATION_SLOTS}s{OPERATION_SLOTS}s512sII{OPERATION_SLOTS}H3I5I2I2I4I")
 FENCE = struct.Struct("=QH6x")
 NET_KEY_HEAD = struct.Struct("=I")
 NET_POLICY = struct.Struct(">I")
-NET_ENTRY = struct.Struct("=HHHBBQQ")
+NET_ENTRY = struct.Struct("=HHHBBIIQQ")
 PIN_KEY = struct.Struct("=QIIII")
+USER_KEY = struct.Struct("=II")
+SPAN = struct.Struct("=QI4x")
+WANT = struct.Struct("=IHH")
+RATE = struct.Struct("=QQI4x")
+EFFECT_KEY = struct.Struct("=II")
+MARKED_KEY = struct.Struct("=II")
+LINEAGE = struct.Struct(f"={MAX_CONDITIONS}Q")
+
+#: Generations whose sets of programs are kept, for processes that have been idle since (``AM_MAX_LINEAGES``).
+LINEAGES = 1024
+
 U32 = struct.Struct("=I")
 U64 = struct.Struct("=Q")
 
@@ -82,6 +107,8 @@ class Installed:
     list_base: int
     prefixes: tuple[bytes, ...]
     pins: tuple[bytes, ...]
+    users: tuple[bytes, ...]
+    effects: tuple[bytes, ...]
 
 
 class Tables:
@@ -94,35 +121,48 @@ class Tables:
         self._accepts = Space(0, MAX_ACCEPTS)
         self._lists = Space(0, MAX_LISTS)
         self._generation = 0
+        self._barrier = Barrier()
         self._recover()
 
     def _recover(self) -> None:
-        """Learns what an earlier process installed."""
+        """Learns what an earlier process installed, and clears away what it left half done."""
         nets: dict[int, list[bytes]] = {}
         pins: dict[int, list[bytes]] = {}
-        found = [
-            (slot, POLICY.unpack(value))
-            for slot in range(MAX_POLICIES)
-            if (value := self._maps["policies"].lookup(U32.pack(slot))) and any(value[:4])
-        ]
-        if not found:
-            return
+        found: dict[int, tuple[Any, ...]] = {}
+        for slot in range(MAX_POLICIES):
+            header = POLICY.unpack(self._maps["policies"].lookup(U32.pack(slot)) or bytes(POLICY.size))
+            self._generation = max(self._generation, *header[:2])
+            if header[0]:
+                found[slot] = header
+        # of an installation that was cut short
+        lineages = (U32.unpack(key)[0] for key in self._maps["lineages"].keys(U32.size))
+        self._generation = max(self._generation, *lineages, 0)
         for key in self._maps["net"].keys(24):
             nets.setdefault(NET_POLICY.unpack_from(key, 4)[0], []).append(key)
         for key in self._maps["pins"].keys(PIN_KEY.size):
             pins.setdefault(PIN_KEY.unpack(key)[3], []).append(key)
-        for slot, (generation, trans, stride, states, _, _, accept, lists, *_, fences, _) in found:
-            self._trans.mark(trans, stride * states + fences * FENCE.size // 2)
+        users: dict[int, list[bytes]] = {}
+        for key in self._maps["users"].keys(USER_KEY.size):
+            users.setdefault(USER_KEY.unpack(key)[0], []).append(key)
+        effects: dict[int, list[bytes]] = {}
+        for key in self._maps["effects"].keys(EFFECT_KEY.size):
+            effects.setdefault(EFFECT_KEY.unpack(key)[0], []).append(key)
+        clocks = {U32.unpack(key)[0] for key in self._maps["clocks"].keys(U32.size)}
+        for slot in {*nets, *pins, *users, *effects, *clocks} - found.keys():
+            self._maps["clocks"].delete(U32.pack(slot))
+            self._clear(nets.get(slot, ()), pins.get(slot, ()), users.get(slot, ()), effects.get(slot, ()))
+        for slot, (generation, _, trans, _, _, _, _, accept, lists, words, *_) in found.items():
+            self._trans.mark(trans, words)
             # exact lengths are not kept in the kernel: keep everything up to the next run
             self._accepts.mark(accept, 0)
             self._lists.mark(lists, 0)
             self._installed[slot] = Installed(
-                generation, trans, accept, lists, tuple(nets.get(slot, ())), tuple(pins.get(slot, ()))
-            )
-            self._generation = max(self._generation, generation)
+                generation, trans, accept, lists, tuple(nets.get(slot, ())), tuple(pins.get(slot, ())),
+                tuple(users.get(slot, ())), tuple(effects.get(slot, ())),
+            )  # fmt: skip
         for space in (self._accepts, self._lists):
             starts = sorted(space.runs)
-            for start, following in zip(starts, [*starts[1:], space.high], strict=True):
+            for start, following in zip(starts, [*starts, space.high][1:], strict=True):
                 space.mark(start, min(following - start, space.high // 4))
 
     def install(self, policy: CompiledPolicy) -> tuple[int, int]:
@@ -134,7 +174,7 @@ class Tables:
         if slot is None:
             raise KernelError(f"all {MAX_POLICIES} policy slots are in use: release sessions that have ended")
         fences = b"".join(FENCE.pack(fence.holes, fence.rule) for fence in policy.fences)
-        words = policy.states * policy.stride + len(fences) // 2
+        words = len(policy.transitions) + len(fences) // 2 + len(policy.tails)
         trans = self._trans.take(words)
         if trans is None:
             raise KernelError(
@@ -151,25 +191,31 @@ class Tables:
             raise KernelError(f"policy `{policy.name}` does not fit beside the others: end other sessions")
         generation = self._generation + 1
         prefixes = tuple(_net_key(slot, p.address, p.length_bits) for p in policy.net)
+        users = {USER_KEY.pack(slot, uid): facts for uid, facts in _facts_of_users(policy).items()}
+        effects = {EFFECT_KEY.pack(slot, rule): marks for rule, marks in policy.effects}
         pins: list[bytes] = []
         try:
-            transitions = memoryview(policy.transitions).cast("B")
-            self._write_arena(2 * trans, transitions)
-            self._write_arena(2 * trans + len(transitions), memoryview(fences))
+            self._write_arena(2 * trans, policy.transitions.tobytes() + fences + policy.tails.tobytes())
             for i, accept in enumerate(policy.accepts):
                 self._maps["accepts"].update(
-                    U32.pack(accepts + i), ACCEPT.pack(accept.sticky, accept.exe_tags, *accept.lists)
+                    U32.pack(accepts + i),
+                    ACCEPT.pack(
+                        *accept.lists, *accept.rules, *accept.tails, accept.enter, accept.sticky, accept.exe_tags
+                    ),
                 )
             for i, entries in enumerate(policy.lists):
                 packed = b"".join(
-                    ENTRY.pack(e.rule, e.action, e.sticky_any, e.sticky_not, e.exe_any, e.exe_not) for e in entries
+                    ENTRY.pack(e.rule, e.action, e.need, e.need_not, e.sticky_any, e.sticky_not, e.exe_any, e.exe_not)
+                    for e in entries
                 )
                 self._maps["lists"].update(
                     U32.pack(lists + i), LIST_HEAD.pack(len(entries), 0) + packed.ljust(LIST_LENGTH * ENTRY.size, b"\0")
                 )
             for key, prefix in zip(prefixes, policy.net, strict=True):
                 packed = b"".join(
-                    NET_ENTRY.pack(e.port_lo, e.port_hi, e.rule, e.action, e.ops, e.exe_any, e.exe_not)
+                    NET_ENTRY.pack(
+                        e.port_lo, e.port_hi, e.rule, e.action, e.ops, e.need, e.need_not, e.exe_any, e.exe_not
+                    )
                     for e in prefix.entries
                 )
                 self._maps["net"].update(
@@ -181,49 +227,168 @@ class Tables:
                 if inode_key is not None:
                     self._maps["pins"].update(inode_key, U32.pack(pin.accept))
                     pins.append(inode_key)
+            for key, facts in users.items():
+                self._maps["users"].update(key, U32.pack(facts))
+            for key, marks in effects.items():
+                self._maps["effects"].update(key, U32.pack(marks))
+            self._maps["wants"].update(U32.pack(slot), _wants(policy))
+            self._keep_lineage(generation, policy)
         except BaseException:
-            self._clear(prefixes, pins)
+            self._clear(prefixes, pins, users, effects)
+            self._maps["lineages"].delete(U32.pack(generation))
             self._trans.give(trans)
             self._accepts.give(accepts)
             self._lists.give(lists)
             raise
         header = POLICY.pack(
-            generation, trans, policy.stride, policy.states, policy.start, policy.sticky_first, accepts, lists,
-            bytes(policy.defaults), bytes(policy.severest), policy.classes,
-            len(policy.fences), 0,
+            generation, 0, trans, policy.stride, policy.states, policy.start, policy.sticky_first, accepts, lists,
+            words, *_rule_ends(policy), bytes(policy.defaults), bytes(policy.severest), _classes(policy),
+            len(policy.fences), len(policy.tails), *policy.bare, *_conditions(policy),
+            arguments_of(policy.conditions), policy.arguments_start, policy.arguments_watched, _rates(policy),
         )  # fmt: skip
         self._maps["policies"].update(U32.pack(slot), header)
         self._generation = generation
-        self._installed[slot] = Installed(generation, trans, accepts, lists, prefixes, tuple(pins))
+        self._installed[slot] = Installed(
+            generation, trans, accepts, lists, prefixes, tuple(pins), tuple(users), tuple(effects)
+        )
         return slot, generation
 
     def remove(self, slot: int) -> None:
         """Frees a policy that no session uses."""
+        self.settle()  # a decision that began under it ends under it
         installed = self._installed.pop(slot)
-        self._maps["policies"].update(U32.pack(slot), bytes(POLICY.size))
-        self._clear(installed.prefixes, installed.pins)
-        # a program that read the header just now ends within one RCU grace period
-        time.sleep(0.05)
+        self._maps["policies"].update(
+            U32.pack(slot), bytes(4) + U32.pack(installed.generation) + bytes(POLICY.size - 8)
+        )
+        self._maps["clocks"].delete(U32.pack(slot))
+        self._clear(installed.prefixes, installed.pins, installed.users, installed.effects)
+        for key in list(self._maps["marked"].keys(MARKED_KEY.size)):
+            if MARKED_KEY.unpack(key)[1] == installed.generation:
+                self._maps["marked"].delete(key)
         self._trans.give(installed.trans_base)
         self._accepts.give(installed.accept_base)
         self._lists.give(installed.list_base)
+
+    def set_clock(self, slot: int, spans: Sequence[tuple[int, int]]) -> None:
+        """What the time says of a policy from now on: (until when of the boot clock in ns, the facts until then)."""
+        packed = b"".join(SPAN.pack(until_ns, facts) for until_ns, facts in spans[:MAX_SPANS])
+        self._maps["clocks"].update(U32.pack(slot), packed.ljust(MAX_SPANS * SPAN.size, b"\0"))
+
+    def intervals(self, slot: int) -> bytes:
+        """Of a policy's rates, as ``struct am_marks`` has them."""
+        rates = (self._maps["wants"].lookup(U32.pack(slot)) or b"")[MAX_MARKS * WANT.size :]
+        return b"".join(U64.pack(interval) for interval, _, _ in RATE.iter_unpack(rates))
+
+    def settle(self) -> None:
+        """Returns once every decision is over that was under way."""
+        self._barrier.wait()
+
+    def close(self) -> None:
+        """Closes descriptors; the tables stay as they are."""
+        self._barrier.close()
 
     def slots(self) -> dict[int, int]:
         """Slot -> generation of every installed policy."""
         return {slot: i.generation for slot, i in self._installed.items()}
 
-    def _write_arena(self, at: int, data: memoryview) -> None:
+    def _keep_lineage(self, generation: int, policy: CompiledPolicy) -> None:
+        """By what its conditions on ancestors are known again under another policy."""
+        if not any(policy.lineage):
+            return
+        kept = sorted(U32.unpack(key)[0] for key in self._maps["lineages"].keys(U32.size))
+        live = {installed.generation for installed in self._installed.values()}
+        idle = [old for old in kept if old not in live]
+        for old in idle[: max(0, len(kept) + 1 - LINEAGES)]:
+            self._maps["lineages"].delete(U32.pack(old))
+        self._maps["lineages"].update(
+            U32.pack(generation), LINEAGE.pack(*policy.lineage, *[0] * (MAX_CONDITIONS - len(policy.lineage)))
+        )
+
+    def _write_arena(self, at: int, data: bytes) -> None:
         """Maps what is written for as long as that takes: mapped for good, the table would count as ours in memory."""
         start = at & -mmap.PAGESIZE
         end = at + len(data)
         with mmap.mmap(self._maps["arena"].fd, end - start, mmap.MAP_SHARED, offset=start) as part:
             part[at - start :] = data
 
-    def _clear(self, prefixes: tuple[bytes, ...], pins: tuple[bytes, ...] | list[bytes]) -> None:
+    def _clear(
+        self, prefixes: Iterable[bytes], pins: Iterable[bytes], users: Iterable[bytes], effects: Iterable[bytes]
+    ) -> None:
         for key in prefixes:
             self._maps["net"].delete(key)
         for key in pins:
             self._maps["pins"].delete(key)
+        for key in users:
+            self._maps["users"].delete(key)
+        for key in effects:
+            self._maps["effects"].delete(key)
+
+
+def _classes(policy: CompiledPolicy) -> bytes:
+    """The classes of a path's bytes, then those of arguments: there NUL separates, and a slash is a byte as any."""
+    nul, slash = policy.classes[0], policy.classes[0x2F]
+    return policy.classes + bytes([slash]) + policy.classes[1:0x2F] + bytes([nul]) + policy.classes[0x30:]
+
+
+def _rule_ends(policy: CompiledPolicy) -> list[int]:
+    """How many rules kill; deny or kill; and so on: rules are numbered most severe first."""
+    return [
+        sum(r.action >= action for r in policy.rules)
+        for action in (Action.KILL, Action.DENY, Action.HOLD, Action.AUDIT)
+    ]
+
+
+def _conditions(policy: CompiledPolicy) -> tuple[int, ...]:
+    """The end of the header: which facts are asked for, and who knows them."""
+    at_risk = [0] * 4
+    users = risks = clock = unclocked = wants = 0
+    for i, condition in enumerate(policy.conditions):
+        bit = 1 << i
+        match condition:
+            case Users():
+                users |= bit
+            case AtRisk(level):
+                risks |= bit
+                for above in range(level, len(at_risk)):
+                    at_risk[above] |= bit
+            case During(_, unknown):
+                clock |= bit
+                unclocked |= bit * unknown
+            case Marked() | Over():
+                wants |= bit
+    everything = (1 << len(policy.conditions)) - 1
+    known = (users, risks, *at_risk, clock, unclocked, wants)
+    return everything, parents_of(policy.conditions), *known, int(bool(policy.effects))
+
+
+def _rates(policy: CompiledPolicy) -> int:
+    """The facts that a rate is used up."""
+    return sum(1 << i for i, condition in enumerate(policy.conditions) if isinstance(condition, Over))
+
+
+def _wants(policy: CompiledPolicy) -> bytes:
+    """Which marks, and which rates, make which facts (``struct am_wants``)."""
+    number = {mark: i for i, mark in enumerate(policy.marks)}
+    packed = b"".join(
+        WANT.pack(1 << i, number[c.mark], number.get(c.since, MAX_MARKS))
+        for i, c in enumerate(policy.conditions)
+        if isinstance(c, Marked)
+    )
+    rates = b"".join(
+        RATE.pack(round(c.interval_s * 1e9), round((c.count - 1) * c.interval_s * 1e9), 1 << i)
+        for i, c in enumerate(policy.conditions)
+        if isinstance(c, Over)
+    )
+    return packed.ljust(MAX_MARKS * WANT.size, b"\0") + rates.ljust(MAX_RATES * RATE.size, b"\0")
+
+
+def _facts_of_users(policy: CompiledPolicy) -> dict[int, int]:
+    """What is true of each user that rules name."""
+    found: dict[int, int] = {}
+    for i, condition in enumerate(policy.conditions):
+        for uid in condition.uids if isinstance(condition, Users) else ():
+            found[uid] = found.get(uid, 0) | 1 << i
+    return found
 
 
 def _net_key(slot: int, address: bytes, length_bits: int) -> bytes:

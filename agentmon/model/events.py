@@ -42,6 +42,9 @@ class Flag(enum.IntFlag):
     CREATED = 4
     PINNED = 8
     CONNECTED = 16
+    DEVICE = 32
+    UNSURE = 64
+    ALSO_READ = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Decision:
     exe_tags: int
     inode: tuple[int, int, int]  # device (kernel form), inode, generation
     object: bytes | Address
+    facts: int = 0
 
 
 class What(enum.IntEnum):

@@ -20,11 +20,11 @@ class Operation(enum.IntEnum):
     RENAME = 5
     LINK = 6
     ATTR = 7
-    CONNECT = 8
-    SEND = 9
-    BIND = 10
-    LISTEN = 11
-    UNIX = 12
+    UNIX = 8
+    CONNECT = 9
+    SEND = 10
+    BIND = 11
+    LISTEN = 12
     PTRACE = 13
     SIGNAL = 14
     MOUNT = 15
@@ -43,7 +43,7 @@ class Operation(enum.IntEnum):
 
     @property
     def is_path(self) -> bool:
-        """Whether the object is a path (else an address, or nothing)."""
+        """Whether the object is a path (or, of `unix`, an abstract name); else it is an address, or nothing."""
         return self < Operation.CONNECT
 
     @property
@@ -51,12 +51,31 @@ class Operation(enum.IntEnum):
         """Whether the object is an internet address and port."""
         return Operation.CONNECT <= self <= Operation.LISTEN
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no object that a rule could name."""
+        return self >= Operation.PTRACE
 
-PATH_OPERATIONS = 8
+
+PATH_OPERATIONS = 9
 OPERATION_SLOTS = 24
 
 #: What a rule or default for `write` says too, unless others say more about these alone.
 PART_OF_WRITE = (Operation.DELETE, Operation.RENAME, Operation.LINK, Operation.ATTR)
+
+#: What could take the fence away, or have somebody outside of it act: denied unless a policy says otherwise.
+GUARDED = (
+    Operation.PTRACE,
+    Operation.SIGNAL,
+    Operation.MOUNT,
+    Operation.NAMESPACE,
+    Operation.CHROOT,
+    Operation.BPF,
+    Operation.IO_URING,
+    Operation.SETID,
+    Operation.MODULE,
+    Operation.ANON_EXEC,
+)
 
 #: Operations that a policy can name; the others are reserved words.
 OPERATIONS = (
@@ -67,6 +86,10 @@ OPERATIONS = (
     *PART_OF_WRITE,
     Operation.CONNECT,
     Operation.SEND,
+    Operation.BIND,
+    Operation.LISTEN,
+    Operation.UNIX,
+    *GUARDED,
 )
 
 
@@ -104,6 +127,9 @@ class Reason(enum.IntEnum):
     FOREIGN_ABI = 8
     RING_OPEN = 9
     CONTENTS = 10
+    RESOLVER = 11
+    DEVICE = 12
+    ROUTED = 13
 
 
 class Tier(enum.IntEnum):
@@ -116,7 +142,7 @@ class Tier(enum.IntEnum):
 #: What each tier claims to stop: `enforcing` means that a canary of each was really stopped.
 CLAIMED = {
     Tier.LSM: OPERATIONS,
-    Tier.REACT: tuple(o for o in OPERATIONS if o not in PART_OF_WRITE),
+    Tier.REACT: tuple(o for o in OPERATIONS if o not in (*PART_OF_WRITE, *GUARDED)),
 }
 
 

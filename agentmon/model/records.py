@@ -7,13 +7,27 @@ from typing import Any, NamedTuple
 
 #: Version of the record's fields, in every JSON object.
 RECORD_VERSION = 1
+#: The reason of a verdict that no rule gave.
+BY_DEFAULT = "no rule matches: the default of the operation"
+#: The reason, or the beginning of it, of a verdict on a directory for what is below it.
+BY_CONTENTS = "moving it would change what may be done with what is below it"
+
+#: Begins the flag of a decision that a rule or default which is only observed would have made.
+WOULD = "would-"
+
+#: Begins the flag of a decision by a policy that the session was put under later than its first.
+GENERATION = "generation-"
+
+#: Begins the detail of a decision on an address that the session had asked for by a name.
+BY_NAME = "name "
 
 
 class Record(NamedTuple):
     """One thing that happened. A tuple, because tens of thousands a second are made and encoded.
 
-    ``kind`` is ``decision``, ``process``, ``session``, ``mismatch`` or ``daemon``. ``object`` is a path
-    (bytes that are not UTF-8 as surrogate escapes) or ``address:port``; ``reason`` is what people read.
+    ``kind`` is ``decision``, ``process``, ``session``, ``name``, ``mismatch`` or ``daemon``. ``object`` is a path
+    (bytes that are not UTF-8 as surrogate escapes), ``address:port``, or of a ``name`` the host that was asked
+    for; ``reason`` is what people read.
     """
 
     time_ns: int  # wall clock
@@ -35,6 +49,11 @@ class Record(NamedTuple):
     def blocked(self) -> bool:
         """Whether the operation was denied or its process killed."""
         return self.verdict in ("deny", "kill")
+
+    @property
+    def would(self) -> str:
+        """The action that what is only observed would have taken; empty if none."""
+        return next((flag[len(WOULD) :] for flag in self.flags.split(",") if flag.startswith(WOULD)), "")
 
     def as_json(self) -> dict[str, Any]:
         """The record as one JSON object, with the version of its fields."""

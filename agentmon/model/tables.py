@@ -10,9 +10,12 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
+from agentmon.model.conditions import Condition
+from agentmon.model.names import HostPattern
 from agentmon.model.operations import OPERATION_SLOTS, PATH_OPERATIONS, Action
 
 STICKY_BITS = 64
+LANES = 2  # continuations of a walk
 ACCEPT_NONE = 64
 LIST_LENGTH = 8
 NET_LENGTH = 16
@@ -34,7 +37,7 @@ class RuleInfo:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One rule in a list, with its conditions (``struct am_entry``)."""
+    """One rule in a list, with its conditions (``struct am_entry``). ``need``, ``need_not``: bits of facts."""
 
     rule: int
     action: Action
@@ -42,15 +45,25 @@ class Entry:
     sticky_not: int = 0
     exe_any: int = 0
     exe_not: int = 0
+    need: int = 0
+    need_not: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """What a state, or a sticky bit, stands for (``struct am_accept``)."""
+    """What a state, a sticky bit, or entering a state stands for (``struct am_accept``).
+
+    ``rules``: per operation the first rule without conditions; ``lists``: those with conditions that come before it.
+    ``sticky`` and ``tails`` (offsets in `CompiledPolicy.tails`, 0: none) count when a state is entered; ``enter`` is
+    the row that entering a state stands for.
+    """
 
     sticky: int = 0
     exe_tags: int = 0
     lists: tuple[int, ...] = (0,) * PATH_OPERATIONS
+    rules: tuple[int, ...] = (NO_RULE,) * PATH_OPERATIONS
+    tails: tuple[int, ...] = (0,) * LANES
+    enter: int = ACCEPT_NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,8 @@ class NetEntry:
     ops: int
     exe_any: int = 0
     exe_not: int = 0
+    need: int = 0
+    need_not: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +124,29 @@ class CompiledPolicy:
     start: int
     sticky_first: int
     transitions: array[int]  # "H", states * stride
+    tails: array[int]  # "H": length, state, bytes of each; offset 0 is no tail
     accepts: tuple[Accept, ...]  # rows 0..63 sticky bits, 64 nothing, then states'
     lists: tuple[tuple[Entry, ...], ...]  # list 0 is empty
     fences: tuple[Fence, ...]  # by the number in a state's fence column
     net: tuple[NetPrefix, ...]
     pins: tuple[Pin, ...]
+    bare: tuple[int, ...]  # OPERATION_SLOTS: the list of each operation without an object
     defaults: tuple[Action, ...]  # OPERATION_SLOTS
     severest: tuple[Action, ...]  # OPERATION_SLOTS
+    #: What a name gives to the addresses that the resolver finds for it, most severe first. Never a blocking action.
+    hosts: tuple[tuple[HostPattern, NetEntry], ...] = ()
+    #: What each bit of the facts means.
+    conditions: tuple[Condition, ...] = ()
+    #: A number for the set of programs of each condition on ancestors, the same in every policy; 0 for the others.
+    lineage: tuple[int, ...] = ()
+    #: The marks that its rules set, and which rule sets which: (rule, a bit each). From
+    #: `MAX_MARKS` on: the rates that it uses.
+    marks: tuple[str, ...] = ()
+    effects: tuple[tuple[int, int], ...] = ()
+    #: The state in which the arguments of a program begin; 0: no condition asks for them.
+    arguments_start: int = 0
+    #: The facts on arguments that only rules ask for that are observed.
+    arguments_watched: int = 0
 
     def __post_init__(self) -> None:
         if len(self.defaults) != OPERATION_SLOTS or len(self.severest) != OPERATION_SLOTS:

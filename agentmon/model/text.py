@@ -9,3 +9,8 @@ def clean(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text
     )
+
+
+def attempt(operation: str, name: str) -> str:
+    """An operation with its object, if it has one: `signal` has none."""
+    return f"{operation} {name}" if name else operation

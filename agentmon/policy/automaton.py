@@ -24,7 +24,10 @@ _LOOP_NONE, _LOOP_COMPONENT, _LOOP_ANY = 0, 1, 2
 
 
 class TooManyStatesError(Exception):
-    """The automaton outgrew MAX_STATES. ``patterns`` are those alive in most states, the worst first."""
+    """The automaton outgrew its limit. ``patterns`` are those alive in most states, the worst first.
+
+    They are numbered as given: the plain ones, the sticky ones, then those of each tail.
+    """
 
     def __init__(self, patterns: list[int]) -> None:
         super().__init__("too many states")
@@ -48,16 +51,33 @@ class _Node:
         return bool(self.loop or self.literals or self.sets or self.accepts)
 
 
+#: The transitions of a state: where most bytes lead, and the classes of bytes that lead elsewhere.
+Row = tuple[int, dict[int, int]]
+
+
 @dataclass(slots=True)
 class Automaton:
-    """``rows[state][class]`` is the next state; 0 is dead."""
+    """State 0 is dead."""
 
     classes: bytes
     width: int
-    start: int
-    rows: list[list[int]]
+    starts: list[int]  # of the patterns, then of each tail
+    rows: list[Row]
     accepts: list[int]  # per state: mask of the patterns that match what was read
-    sticks: list[int]  # per state: sticky bits that arriving here sets
+    sticks: list[int]  # per state: mask of the sticky bits that arriving here sets
+
+    @property
+    def start(self) -> int:
+        """Where a walk begins."""
+        return self.starts[0]
+
+
+@dataclass(slots=True)
+class Patterns:
+    """Globs, each with its bit in `Automaton.accepts` or in `Automaton.sticks`. Equal meanings share a bit."""
+
+    plain: Mapping[Glob, int] = field(default_factory=dict)
+    sticky: Mapping[Glob, int] = field(default_factory=dict)
 
 
 class _Trie:
@@ -75,9 +95,13 @@ class _Trie:
             edges[key] = self._new(loop)
         return edges[key]
 
-    def add(self, glob: Glob, *, accept: int = 0, stick: int = 0, owner: int = -1) -> None:
+    def root(self) -> int:
+        """Another beginning."""
+        return self._new()
+
+    def add(self, glob: Glob, root: int = 0, *, accept: int = 0, stick: int = 0, owner: int = -1) -> None:
         """Add a glob that is reported by the state (``accept``) or by a sticky bit (``stick``)."""
-        nodes, at = self.nodes, 0
+        nodes, at = self.nodes, root
         last = len(glob.elements) - 1
         for i, element in enumerate(glob.elements):
             node = nodes[at]
@@ -112,8 +136,11 @@ class _Trie:
             free[key] = self._new(loop)
         return free[key]
 
-    def share(self) -> None:
-        """Make equal branches one node, from the leaves on: but for loops on themselves, nodes form no cycles."""
+    def share(self) -> list[int]:
+        """Make equal branches one node, from the leaves on: but for loops on themselves, nodes form no cycles.
+
+        Returns, per node, the one that stands for it.
+        """
         table: dict[Hashable, int] = {}
         same = list(range(len(self.nodes)))
         for n in range(len(self.nodes) - 1, -1, -1):  # a child is always made after its parent
@@ -127,6 +154,7 @@ class _Trie:
                 frozenset(node.free.items()),
             )
             same[n] = table.setdefault((node.loop, node.accepts, node.sticks, edges_key), n)
+        return same
 
     def closure(self, at: int) -> tuple[frozenset[int], int]:
         """What being at a node means: (useful nodes, sticky bits)."""
@@ -156,29 +184,39 @@ def _classes(nodes: Iterable[_Node]) -> tuple[bytes, dict[frozenset[int], tuple[
     return bytes(table), {s: tuple(sorted({table[b] for b in s})) for s in sets}
 
 
-def build(plain: Mapping[Glob, int], sticky: Mapping[Glob, int], limit: int = MAX_STATES) -> Automaton:
+def build(
+    plain: Mapping[Glob, int], sticky: Mapping[Glob, int], limit: int = MAX_STATES, tails: Sequence[Patterns] = ()
+) -> Automaton:
     """The automaton of some globs, each with its bit in `Automaton.accepts` or in `Automaton.sticks`.
 
-    Globs that mean the same should have the same bit: their common ends are then one.
+    Globs that mean the same should have the same bit: their common ends are then one. Each of ``tails`` is an
+    automaton of its own in the same table, with its own start: a walk that knows where to goes on there.
 
     Raises:
         TooManyStatesError: more than ``limit``.
     """
     trie = _Trie()
-    for i, (glob, bit) in enumerate(plain.items()):
-        trie.add(glob, accept=1 << bit, owner=i)
-    for glob, bit in sticky.items():
-        trie.add(glob, stick=1 << bit)
-    trie.share()
-    return _Construction(trie, len(plain), limit).run()
+    owner = 0
+    roots = []
+    for i, patterns in enumerate([Patterns(plain, sticky), *tails]):
+        roots.append(trie.root() if i else 0)
+        for glob, bit in patterns.plain.items():
+            trie.add(glob, roots[-1], accept=1 << bit, owner=owner)
+            owner += 1
+        for glob, bit in patterns.sticky.items():
+            trie.add(glob, roots[-1], stick=1 << bit, owner=owner)
+            owner += 1
+    same = trie.share()
+    return _Construction(trie, [same[r] for r in roots], owner, limit).run()
 
 
 _Target = tuple[frozenset[int], int]
 
 
 class _Construction:
-    def __init__(self, trie: _Trie, patterns: int, limit: int) -> None:
+    def __init__(self, trie: _Trie, roots: Sequence[int], patterns: int, limit: int) -> None:
         self.nodes = trie.nodes
+        self.roots = roots
         self.limit = limit
         self.patterns = patterns
         self.classes, self.set_classes = _classes(trie.nodes)
@@ -187,24 +225,24 @@ class _Construction:
         self.closures = [trie.closure(n) for n in range(len(trie.nodes))]
         self.ids: dict[_Target, int] = {(frozenset(), 0): DEAD}
         self.order: list[_Target] = [(frozenset(), 0)]
-        self.known_rows: dict[frozenset[int], list[int]] = {}
+        self.known_rows: dict[frozenset[int], Row] = {}
 
     def run(self) -> Automaton:
-        start = self._id(self.closures[0][0], 0)
-        rows: list[list[int]] = []
+        starts = [self._id(*self.closures[root]) for root in self.roots]
+        rows: list[Row] = []
         while len(rows) < len(self.order):
             alive = self.order[len(rows)][0]
             row = self.known_rows.get(alive)
             if row is None:
                 row = self.known_rows[alive] = self._row(alive)
-            rows.append(row[:])
+            rows.append(row)
         accepts = []
         for alive, _ in self.order:
             mask = 0
             for n in alive:
                 mask |= self.nodes[n].accepts
             accepts.append(mask)
-        return Automaton(self.classes, self.width, start, rows, accepts, [sticks for _, sticks in self.order])
+        return Automaton(self.classes, self.width, starts, rows, accepts, [sticks for _, sticks in self.order])
 
     def _id(self, alive: frozenset[int], sticks: int) -> int:
         key = (alive, sticks)
@@ -216,13 +254,13 @@ class _Construction:
                 raise TooManyStatesError(self._blame())
         return found
 
-    def _row(self, alive: frozenset[int]) -> list[int]:
+    def _row(self, alive: frozenset[int]) -> Row:
         """All transitions of a set: few bytes matter to it, the rest go where the loops go."""
         nodes, closures, classes = self.nodes, self.closures, self.classes
-        always: set[int] = set()
-        component: set[int] = set()
+        always: frozenset[int] = frozenset()
+        component: frozenset[int] = frozenset()
         sticks = 0
-        special: dict[int, list[int]] = {}
+        special: dict[int, list[int]] = {self.slash: []}
         for n in alive:
             node = nodes[n]
             if node.loop == _LOOP_ANY:
@@ -238,17 +276,18 @@ class _Construction:
                 else:
                     component |= closures[child][0]
                     sticks |= closures[child][1]
-        usual = frozenset(always | component)
-        row = [self._id(usual, sticks)] * self.width
-        if self.slash not in special:
-            row[self.slash] = self._id(frozenset(always), 0)
+        usual = always | component
+        default = self._id(usual, sticks)
+        row: dict[int, int] = {}
         for cls, children in special.items():
             target, stuck = (always, 0) if cls == self.slash else (usual, sticks)
             for child in children:
-                target = target | closures[child][0]
+                target |= closures[child][0]
                 stuck |= closures[child][1]
-            row[cls] = self._id(frozenset(target), stuck)
-        return row
+            state = self._id(target, stuck)
+            if state != default:
+                row[cls] = state
+        return default, row
 
     def _blame(self) -> list[int]:
         counts = [0] * self.patterns
@@ -266,24 +305,23 @@ def merge(automaton: Automaton, labels: Sequence[Hashable]) -> list[int]:
     agrees with a step to itself), again and again: minimal but for some cycles, and linear in practice.
     Returns, per state, the state that stands for it.
     """
-    rows = automaton.rows
-    count, width = len(rows), automaton.width
-    stands_for = list(range(count))
-    before: list[set[int]] = [set() for _ in range(count)]
-    for state, row in enumerate(rows):
-        for target in set(row):
+    rows, sticks = automaton.rows, automaton.sticks
+    stands_for = list(range(len(rows)))
+    before: list[set[int]] = [set() for _ in rows]
+    for state, (default, others) in enumerate(rows):
+        before[default].add(state)
+        for target in others.values():
             before[target].add(state)
-    nothing = (labels[DEAD], automaton.sticks[DEAD])
-    table: dict[Hashable, int] = {(*nothing, (t,) * width): DEAD for t in (DEAD, -1)}
-    keys: list[Hashable] = [None] * count
-    todo = list(range(1, count))
+    table: dict[Hashable, int] = {(labels[DEAD], sticks[DEAD], t, ()): DEAD for t in (DEAD, -1)}
+    keys: list[Hashable] = [None] * len(rows)
+    todo = list(range(1, len(rows)))
     while todo:
         state = todo.pop()
         if stands_for[state] != state or state == DEAD:
             continue
-        row = rows[state]
-        shape = tuple([-1 if t == state else t for t in row]) if state in before[state] else tuple(row)
-        key = (labels[state], automaton.sticks[state], shape)
+        default, others = rows[state]
+        items = [(cls, -1 if t == state else t) for cls, t in sorted(others.items())]
+        key = (labels[state], sticks[state], -1 if default == state else default, tuple(items))
         other = table.get(key)
         if other is None or other == state:
             table[key] = state
@@ -297,13 +335,19 @@ def merge(automaton: Automaton, labels: Sequence[Hashable]) -> list[int]:
             if old is not None and table.get(old) == previous:
                 del table[old]
                 keys[previous] = None
-            rows[previous] = [other if t == state else t for t in rows[previous]]
+            rows[previous] = _redirected(rows[previous], state, other)
             before[other].add(previous)
             todo.append(previous)
         before[other].discard(state)
-    for state in range(count):
+    for state in range(len(rows)):
         at = state
         while stands_for[at] != at:
             at = stands_for[at]
         stands_for[state] = at
     return stands_for
+
+
+def _redirected(row: Row, old: int, new: int) -> Row:
+    default = new if row[0] == old else row[0]
+    moved = {cls: new if t == old else t for cls, t in row[1].items()}
+    return default, {cls: t for cls, t in moved.items() if t != default}

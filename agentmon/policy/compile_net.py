@@ -64,7 +64,7 @@ def _entries(bound: BoundPolicy, key: Key, items: Sequence[tuple[BoundRule, Rang
         rule = bound.rules[index]
         ops = sum(1 << (o - Operation.CONNECT) for o in rule.operations if o.is_net)
         for low, high in _without(_union(included[index]), excepted.get(index, [])):
-            entry = NetEntry(low, high, index, rule.action, ops, rule.exe_any, rule.exe_not)
+            entry = NetEntry(low, high, index, rule.action, ops, rule.exe_any, rule.exe_not, rule.need, rule.need_not)
             if not any(_dominates(earlier, entry) for earlier in kept):
                 kept.append(entry)
     if len(kept) > NET_LENGTH:
@@ -104,5 +104,7 @@ def _dominates(first: NetEntry, second: NetEntry) -> bool:
     if first.port_lo > second.port_lo or first.port_hi < second.port_hi or second.ops & ~first.ops:
         return False
     if first.exe_any and (not second.exe_any or second.exe_any & ~first.exe_any):
+        return False
+    if first.need & ~second.need or first.need_not & ~second.need_not:
         return False
     return not first.exe_not & ~second.exe_not

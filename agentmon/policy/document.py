@@ -11,11 +11,10 @@ from typing import Any, Final
 
 import yaml
 
-from agentmon.errors import PolicyError
 from agentmon.policy.rules import Complaints, Place
 from agentmon.policy.schema import Location
+from agentmon.policy.text import check_characters, check_size, explain_yaml
 
-MAX_TEXT_BYTES: Final = 1 << 20
 MAX_NODES: Final = 100_000
 MAX_DEPTH: Final = 16
 
@@ -38,34 +37,44 @@ class Document:
         self._complaints = Complaints()
         node = self._compose(text)
         if node is None:
-            raise PolicyError(f"{file}:1:1: the file is empty; a policy starts with `policy: NAME`")
+            raise Place(file, 1, 1).error("the file is empty; a policy starts with `policy: NAME`, cases with `cases:`")
         self.data: Any = self._value(node, ())
         self._complaints.raise_if_any()
 
     def _compose(self, text: str) -> yaml.Node | None:
-        if len(text) > MAX_TEXT_BYTES:
-            raise PolicyError(f"{self.file}:1:1: larger than {MAX_TEXT_BYTES >> 20} MiB; split it into packs")
+        text = text.removeprefix("\ufeff")
+        check_size(text, self.file)
+        check_characters(text, self.file)
         try:
-            self._check_depth(text)
+            self._check_events(text)
             node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            raise PolicyError(f"{self.file}:{line}:{column}: not YAML: {error.problem or error.context}") from None
+            mark: Any = error.problem_mark or error.context_mark
+            meaning = explain_yaml(str(error.problem or error.context), text, mark.index)
+            raise Place(self.file, mark.line + 1, mark.column + 1).error(f"not YAML: {meaning}") from None
         except (yaml.YAMLError, RecursionError, UnicodeError) as error:
-            raise PolicyError(f"{self.file}:1:1: not YAML: {str(error).splitlines()[0]}") from None
+            raise Place(self.file, 1, 1).error(f"not YAML: {str(error).splitlines()[0]}; write it anew") from None
         return node
 
-    def _check_depth(self, text: str) -> None:
-        depth = 0
+    def _check_events(self, text: str) -> None:
+        """What must be known before a tree is built: how deep and large it becomes, and tags, which no tree keeps."""
+        depth = nodes = 0
         for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
+            if not isinstance(event, yaml.NodeEvent):
+                depth -= isinstance(event, yaml.CollectionEndEvent)
+                continue
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            nodes += 1
+            mark: Any = event.start_mark
+            place = Place(self.file, mark.line + 1, mark.column + 1)
             if depth > MAX_DEPTH:
-                mark: Any = event.start_mark
-                raise PolicyError(f"{self.file}:{mark.line + 1}:{mark.column + 1}: nested too deep; write it out flat")
+                raise place.error("nested too deep; write it out flat")
+            if nodes > 2 * MAX_NODES:  # keys are counted here, and not when aliases are followed
+                raise place.error(f"more than {2 * MAX_NODES} keys and values; split it into packs")
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                written = tag.replace("tag:yaml.org,2002:", "!!")
+                raise place.error(f"`{written}` is a tag, which has no meaning here; leave it out, or quote the text")
 
     def _at(self, node: yaml.Node) -> Place:
         return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
@@ -73,8 +82,10 @@ class Document:
     def _value(self, node: yaml.Node, location: Location) -> Any:
         """Plain data with all scalars as text; notes the place of everything."""
         self._nodes += 1
-        if self._nodes > MAX_NODES or len(location) > MAX_DEPTH:
-            raise PolicyError(f"{self._at(node)}: nested or repeated too much; write it out flat")
+        if self._nodes > MAX_NODES:
+            raise self._at(node).error(f"more than {MAX_NODES} values, aliases followed; split it, or repeat less")
+        if len(location) > MAX_DEPTH:
+            raise self._at(node).error("nested too deep, or an alias of itself; write it out flat")
         self.places[location] = self._at(node)
         if isinstance(node, yaml.ScalarNode):
             if not node.style and node.value in ("", "~", "null"):
@@ -91,7 +102,12 @@ class Document:
         result: dict[str, Any] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self._complaints.add(self._at(key), "a key must be one word")
+                self._complaints.add(
+                    self._at(key), "a key must be one word; put a pattern that starts with `{` in quotes"
+                )
+                continue
+            if key.value == "<<" and not key.style:
+                self._complaints.add(self._at(key), "`<<` merges no keys here; write them out")
                 continue
             if key.value in result:
                 self._complaints.add(self._at(key), f"key `{key.value}` is given twice; keep one")

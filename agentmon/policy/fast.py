@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from agentmon.model.conditions import UNSURE_SHIFT, arguments_of, facts_hold, parents_of
 from agentmon.model.operations import Operation, Reason
-from agentmon.model.tables import STICKY_BITS, CompiledPolicy, NetEntry
+from agentmon.model.tables import NO_RULE, CompiledPolicy, NetEntry
 from agentmon.policy.evaluate import Verdict
 from agentmon.policy.network import MAPPED
-from agentmon.policy.walk import holds
+from agentmon.policy.walk import decide, rows, run_bare
 
 #: Entries of each cache generation. Two generations of the largest stay below 10 MB at usual path lengths.
 OBJECTS: Final = 16_384
@@ -21,6 +22,10 @@ DIRECTORIES: Final = 4_096
 
 #: Longer paths are judged anew each time: an agent that makes up long names must not fill the daemon's memory.
 LONGEST_KEPT_BYTES: Final = 256
+
+#: Rows of accepts; those of entered states, each with the position behind the byte that led there.
+Rows = tuple[int, ...]
+Entered = tuple[tuple[int, int], ...]
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -33,6 +38,8 @@ class FastEvaluator:
 
     def __init__(self, policy: CompiledPolicy) -> None:
         self.policy = policy
+        #: Of the facts: those on ancestors, if nobody knows them.
+        self.unsure = (parents_of(policy.conditions) | arguments_of(policy.conditions)) << UNSURE_SHIFT
         self._stride = policy.stride
         self._classes = policy.classes
         self._slash = policy.classes[0x2F]
@@ -41,31 +48,30 @@ class FastEvaluator:
         self._start = policy.start * policy.stride
         self._sticky_first = policy.sticky_first * policy.stride
         self._next = self._unfold()
-        self._objects: dict[tuple[int, bytes, int], Verdict] = {}
-        self._older_objects: dict[tuple[int, bytes, int], Verdict] = {}
-        self._directories: dict[bytes, tuple[int, int]] = {}
-        self._verdicts: dict[tuple[int, int, int, int], Verdict] = {}
-        self._addresses: dict[tuple[int, bytes, int, int], Verdict] = {}
+        self._objects: dict[tuple[int, bytes, int, int], Verdict] = {}
+        self._older_objects: dict[tuple[int, bytes, int, int], Verdict] = {}
+        self._directories: dict[bytes, tuple[int, Entered]] = {}
+        self._verdicts: dict[tuple[int, int, int, Rows, Rows], Verdict] = {}
+        self._addresses: dict[tuple[int, bytes, int, int, int], Verdict] = {}
         self._tags: dict[bytes, int] = {}
         self._defaults = [Verdict(action) for action in policy.defaults]
         self._by_rule = [Verdict(rule.action, i, Reason.RULE) for i, rule in enumerate(policy.rules)]
         self._tries = {family: _Prefixes(policy, family) for family in (4, 6)}
 
-    def path(self, operation: Operation, path: bytes, exe_tags: int = 0) -> Verdict:
+    def path(self, operation: Operation, path: bytes, exe_tags: int = 0, facts: int = 0) -> Verdict:
         """Judge an operation on a true absolute path."""
-        key = (operation, path, exe_tags)
+        key = (operation, path, exe_tags, facts)
         found = self._objects.get(key)
         if found is not None:
             return found
         found = self._older_objects.get(key)
         if found is None:
-            final, sticky = self._walk(path)
-            shape = (operation, final, sticky, exe_tags)
+            shape = (operation, exe_tags, facts, *self._walk(path))
             found = self._verdicts.get(shape)
             if found is None:
                 if len(self._verdicts) >= OBJECTS:
                     self._verdicts = {}
-                found = self._verdicts[shape] = self._decide(operation, final, sticky, exe_tags)
+                found = self._verdicts[shape] = self._decide(*shape)
             if len(path) > LONGEST_KEPT_BYTES:
                 return found
         if len(self._objects) >= OBJECTS:
@@ -73,15 +79,19 @@ class FastEvaluator:
         self._objects[key] = found
         return found
 
-    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0) -> Verdict:
+    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0, facts: int = 0) -> Verdict:
         """Judge an operation on an address (16 bytes, IPv4 mapped) and port."""
-        key = (operation, packed, port, exe_tags)
+        key = (operation, packed, port, exe_tags, facts)
         found = self._addresses.get(key)
         if found is None:
             if len(self._addresses) >= OBJECTS:
                 self._addresses = {}
-            found = self._addresses[key] = self._look_up(operation, packed, port, exe_tags)
+            found = self._addresses[key] = self._look_up(operation, packed, port, exe_tags, facts)
         return found
+
+    def bare(self, operation: Operation, exe_tags: int = 0, facts: int = 0) -> Verdict:
+        """Judge an operation that has no object."""
+        return run_bare(self.policy, operation, exe_tags, facts)
 
     def exe_tags(self, path: bytes) -> int:
         """The bits that a process running this program carries."""
@@ -91,8 +101,9 @@ class FastEvaluator:
                 self._tags = {}
             accepts = self.policy.accepts
             found = 0
-            for row in self._rows(*self._walk(path)):
-                found |= accepts[row].exe_tags
+            for rows in self._walk(path):
+                for row in rows:
+                    found |= accepts[row].exe_tags
             if len(path) <= LONGEST_KEPT_BYTES:
                 self._tags[path] = found
         return found
@@ -109,52 +120,76 @@ class FastEvaluator:
             cells += table[at + stride - 2 : at + stride]
         return cells
 
-    def _walk(self, path: bytes) -> tuple[int, int]:
-        """(accept row of the final state, sticky bits), the slash after the end included."""
+    def _walk(self, path: bytes) -> tuple[Rows, Rows]:
+        """(rows of the final states, rows of what was entered), the slash after the end included."""
         cut = path.rfind(0x2F) + 1
         directory = path[:cut]
         at = self._directories.get(directory)
         if at is None:
-            at = self._steps(self._start, 0, directory)
+            at = self._steps(self._start, directory)
             if cut <= LONGEST_KEPT_BYTES:
                 if len(self._directories) >= DIRECTORIES:
                     self._directories = {}
                 self._directories[directory] = at
-        state, sticky = at
+        state, entered = at
         table, first = self._next, self._sticky_first
+        i = cut
         for cls in path[cut:].translate(self._classes):  # `_steps` in place: a call costs as much as ten bytes
             state = table[state + cls]
+            i += 1
             if state >= first:
-                sticky |= self.policy.accepts[table[state + self._accept]].sticky
+                entered = (*entered, (self._entered(state), i))
+        finals: Rows = (table[state + self._accept],)
         beyond = table[state + self._slash]
+        if not entered and beyond < first:
+            return finals, ()
+        rows = [row for row, _ in entered]
         if beyond >= first:
-            sticky |= self.policy.accepts[table[beyond + self._accept]].sticky
-        return table[state + self._accept], sticky
+            rows.append(self._entered(beyond))
+        for row, i in entered:
+            for tail in self.policy.accepts[row].tails:
+                if tail:
+                    finals += self._go_on(tail, path, i, rows)
+        return finals, tuple(dict.fromkeys(rows))
 
-    def _steps(self, state: int, sticky: int, text: bytes) -> tuple[int, int]:
+    def _go_on(self, tail: int, path: bytes, at: int, rows: list[int]) -> Rows:
+        """Run what continues the automaton at a position; its final row, and what it entered into ``rows``."""
+        tails = self.policy.tails
+        length, state = tails[tail], tails[tail + 1] * self._stride
+        if path[at : at + length] != bytes(tails[tail + 2 : tail + 2 + length].tolist()):
+            return ()
+        first = self._sticky_first
+        if state >= first:
+            rows.append(self._entered(state))
+        state, entered = self._steps(state, path[at + length :])
+        rows += [row for row, _ in entered]
+        beyond = self._next[state + self._slash]
+        if beyond >= first:
+            rows.append(self._entered(beyond))
+        return (self._next[state + self._accept],)
+
+    def _steps(self, state: int, text: bytes) -> tuple[int, Entered]:
         table, first = self._next, self._sticky_first
-        for cls in text.translate(self._classes):
+        found: list[tuple[int, int]] = []
+        for at, cls in enumerate(text.translate(self._classes), 1):
             state = table[state + cls]
             if state >= first:
-                sticky |= self.policy.accepts[table[state + self._accept]].sticky
-        return state, sticky
+                found.append((self._entered(state), at))
+        return state, tuple(found)
 
-    @staticmethod
-    def _rows(final: int, sticky: int) -> list[int]:
-        return [final, *(bit for bit in range(STICKY_BITS) if sticky >> bit & 1)]
+    def _entered(self, state: int) -> int:
+        return self.policy.accepts[self._next[state + self._accept]].enter
 
-    def _decide(self, operation: Operation, final: int, sticky: int, exe_tags: int) -> Verdict:
-        policy = self.policy
-        best = None
-        for row in self._rows(final, sticky):
-            for entry in policy.lists[policy.accepts[row].lists[operation]]:
-                if holds(entry, sticky, exe_tags):
-                    if best is None or entry.rule < best.rule:
-                        best = entry
-                    break
-        return self._defaults[operation] if best is None else self._by_rule[best.rule]
+    def _decide(self, operation: Operation, exe_tags: int, facts: int, finals: Rows, entered: Rows) -> Verdict:
+        accepts = self.policy.accepts
+        sticky = 0
+        best = NO_RULE
+        for row in entered:
+            sticky |= accepts[row].sticky
+            best = min(best, accepts[row].rules[operation])
+        return decide(self.policy, operation, best, list(rows(list(finals), sticky)), sticky, exe_tags, facts)
 
-    def _look_up(self, operation: Operation, packed: bytes, port: int, exe_tags: int) -> Verdict:
+    def _look_up(self, operation: Operation, packed: bytes, port: int, exe_tags: int, facts: int) -> Verdict:
         if packed.startswith(_MAPPED):
             entries = self._tries[4].longest(int.from_bytes(packed[12:], "big"))
         else:
@@ -163,6 +198,8 @@ class FastEvaluator:
         for entry in entries:
             fits = entry.ops & bit and entry.port_lo <= port <= entry.port_hi and not entry.exe_not & exe_tags
             if fits and (not entry.exe_any or entry.exe_any & exe_tags):
+                if not facts_hold(facts, entry.need, entry.need_not, entry.action):
+                    continue
                 return self._by_rule[entry.rule]
         return self._defaults[operation]
 

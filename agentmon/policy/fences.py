@@ -12,10 +12,10 @@ from collections.abc import Hashable, Sequence
 
 from agentmon.model.operations import Action, Operation
 from agentmon.model.tables import NO_RULE, STICKY_BITS, Entry, Fence
-from agentmon.policy.automaton import DEAD, Automaton, merge
+from agentmon.policy.automaton import DEAD, Automaton, Row, merge
 
-#: What a moved directory could free (the first two), or plant.
-CARRIED = (Operation.READ, Operation.WRITE, Operation.CREATE)
+#: What a moved directory could free (a socket is reached by its name), or plant (`create`, and `write` again).
+CARRIED = (Operation.READ, Operation.WRITE, Operation.CREATE, Operation.DELETE, Operation.UNIX)
 
 Entries = tuple[Entry, ...]
 
@@ -32,13 +32,19 @@ def _blocks(action: Action) -> bool:
 
 
 def fences(
-    rows: list[list[int]], slash: int, labels: Sequence[Hashable], sticks: Sequence[int], bits: Sequence[Hashable]
+    rows: list[Row],
+    width: int,
+    slash: int,
+    labels: Sequence[Hashable],
+    sticks: Sequence[int],
+    entered: Sequence[Hashable],
+    bits: Sequence[Hashable],
 ) -> tuple[list[int], tuple[Fence, ...]]:
     """(per state the number of its fence, the fences). Number 0 fences nothing.
 
-    ``labels`` and ``bits``: what `fencing` says of each state and of each sticky bit.
+    ``labels``, ``entered`` and ``bits``: what `fencing` says of each state, of entering it, of each sticky bit.
     """
-    entries = {label: _flat(label) for label in {*labels, *bits}}
+    entries = {label: _flat(label) for label in {*labels, *entered, *bits}}
     holes = 0
     ends: dict[int, list[Entry]] = {}  # bit -> what allows, until this bit is set
     for found in entries.values():
@@ -50,23 +56,24 @@ def fences(
                         ends.setdefault(bit, []).append(entry)
     telling = holes | sum(1 << bit for bit, label in enumerate(bits) if entries[label])
     numbers: dict[Hashable, int] = {}
-    automaton = Automaton(
-        b"", len(rows[0]), DEAD, [row[:] for row in rows], [0] * len(rows), [mask & telling for mask in sticks]
-    )
+    masks = [mask & telling for mask in sticks]
+    enters = [numbers.setdefault(pair, len(numbers)) for pair in zip(masks, entered, strict=True)]
+    automaton = Automaton(b"", width, [DEAD], list(rows), [0] * len(rows), enters)
     stands_for = merge(automaton, [numbers.setdefault(label, len(numbers)) for label in labels])
     own: dict[int, list[Entry]] = {}
     for state in set(stands_for):
-        own[state] = list(entries[labels[state]])
+        own[state] = [*entries[labels[state]], *entries[entered[state]]]
         for bit in range(STICKY_BITS):
-            if automaton.sticks[state] >> bit & 1:
+            if masks[state] >> bit & 1:
                 own[state] += [*(entries[bits[bit]] if bit < len(bits) else ()), *ends.get(bit, ())]
     rules, opened = _reach(automaton.rows, stands_for, own)
     chosen: dict[tuple[int, ...], int] = {}
     found_fences = [Fence()]
     column = [0] * len(rows)
-    for state in dict.fromkeys(row[slash] for row in rows):
+    for state in dict.fromkeys(others.get(slash, default) for default, others in rows):
         # not what arriving here means: no path ends in a slash, and its sticky bits are looked at as they are
-        below = tuple(stands_for[target] for target in rows[state])
+        default, others = rows[state]
+        below = tuple(stands_for[others.get(cls, default)] for cls in range(width))
         if below not in chosen:
             rule = min(rules.get(target, NO_RULE) for target in below)
             # without any rule below, all are alike
@@ -86,12 +93,13 @@ def _flat(label: Hashable) -> Entries:
 
 
 def _reach(
-    rows: list[list[int]], stands_for: list[int], own: dict[int, list[Entry]]
+    rows: list[Row], stands_for: list[int], own: dict[int, list[Entry]]
 ) -> tuple[dict[int, int], dict[int, int]]:
     """Per state: the most severe blocking rule that anything below meets; all sticky bits that open holes in such."""
     before: dict[int, set[int]] = {state: set() for state in own}
     for state in own:
-        for target in set(rows[state]):
+        default, others = rows[state]
+        for target in {default, *others.values()}:
             before[stands_for[target]].add(state)
 
     def above(states: set[int]) -> set[int]:

@@ -39,6 +39,8 @@ VARIABLES: Final = (*PATH_VARIABLES, "user")
 
 MAX_ALTERNATIVES: Final = 1_000  # of one pattern, after braces; more is a mistake, not a policy
 MAX_TEXT_BYTES: Final = 4_095  # PATH_MAX without its NUL
+MAX_ELEMENTS: Final = 50_000  # of all alternatives of one pattern
+MAX_CHOICES: Final = 30  # that a message lists
 
 _VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]*)\}")
 _SPECIAL: Final = {ANY: b"[^/]", STAR: b"[^/]*", ANYTHING: b".*", DIRECTORIES: b"(?:.*/)?", TAIL: b"(?:/.*)?"}
@@ -65,9 +67,17 @@ class Glob:
         return bytes(literals) if len(literals) == len(self.elements) else None
 
     @property
+    def beginning(self) -> bytes:
+        """What every path that matches begins with."""
+        for i, element in enumerate(self.elements):
+            if not isinstance(element, int) or element < 0:
+                return bytes(self.elements[:i])  # type: ignore[arg-type]  # only bytes so far
+        return bytes(self.elements)  # type: ignore[arg-type]
+
+    @property
     def lasting(self) -> bool:
         """Whether the glob, once matched, stays matched whatever follows (it ends in ``**``)."""
-        return self.elements[-1] in (TAIL, ANYTHING)
+        return self.elements[-1:] in ((TAIL,), (ANYTHING,))
 
     @property
     def floating(self) -> bool:
@@ -79,8 +89,10 @@ class Glob:
         return b"".join(_regex(e) for e in self.elements)
 
 
-#: What a rule without an object matches.
+#: What a rule without an object matches, and on `unix` that too.
 EVERYTHING: Final = Glob((TAIL,))
+ABSTRACT: Final = 0x40  # the `@` before the name of an abstract socket
+EVERY_ABSTRACT: Final = Glob((ABSTRACT, ANYTHING))
 
 
 def _regex(element: Element) -> bytes:
@@ -98,16 +110,31 @@ def parse(text: str) -> tuple[Template, ...]:
     if not text:
         raise GlobError("empty pattern; `**` matches every path")
     if "\0" in text:
-        raise GlobError("a path has no NUL byte", text.index("\0"))
+        raise GlobError("a path has no NUL byte; take it out", text.index("\0"))
     if len(text.encode("utf-8", "surrogateescape")) > MAX_TEXT_BYTES:
-        raise GlobError(f"longer than {MAX_TEXT_BYTES} bytes, as no path can be")
+        raise GlobError(f"longer than {MAX_TEXT_BYTES} bytes, as no path can be; shorten it, or write several patterns")
     flats, _ = _Parser(text).sequence(0, depth=0)
     return tuple(dict.fromkeys(_normalise(flat, text) for flat in flats))
 
 
+def parse_word(text: str) -> tuple[Template, ...]:
+    """Parse a pattern for any text, not a path: a slash is a character as any.
+
+    Raises:
+        GlobError: with the offset of the character to blame and the remedy.
+    """
+    if "\0" in text:
+        raise GlobError("no argument has a NUL byte; take it out", text.index("\0"))
+    if len(text.encode("utf-8", "surrogateescape")) > MAX_TEXT_BYTES:
+        raise GlobError(f"longer than {MAX_TEXT_BYTES} bytes; end it in `*`")
+    flats, _ = _Parser(text, word=True).sequence(0, depth=0)
+    return tuple(dict.fromkeys(tuple(flat) for flat in flats))
+
+
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, word: bool = False) -> None:
         self.text = text
+        self.word = word  # a slash is a byte as any
 
     def sequence(self, at: int, depth: int) -> tuple[list[list[Element | str]], int]:
         """Parse until the end, or inside braces until `,` or `}`: (alternatives, offset of what stopped it)."""
@@ -139,9 +166,15 @@ class _Parser:
                         raise GlobError("`\\` at the end escapes nothing; write `\\\\` for a backslash", at - 1)
                     char = text[at]
                 pieces, at = [list(char.encode("utf-8", "surrogateescape"))], at + 1
-            flats = [flat + piece for flat in flats for piece in pieces]
-            if len(flats) > MAX_ALTERNATIVES:
+            if len(flats) * len(pieces) > MAX_ALTERNATIVES:
                 raise GlobError(f"more than {MAX_ALTERNATIVES} alternatives; write several patterns", at - 1)
+            if len(pieces) == 1:  # nearly always, and then in place: copying would take the square of the length
+                for flat in flats:
+                    flat.extend(pieces[0])
+            else:
+                flats = [flat + piece for flat in flats for piece in pieces]
+            if len(flats) * len(flats[-1]) > MAX_ELEMENTS:
+                raise GlobError("too long for its many alternatives; write several patterns", at - 1)
         return flats, at
 
     def _braces(self, start: int, depth: int) -> tuple[list[list[Element | str]], int]:
@@ -163,7 +196,10 @@ class _Parser:
                 break
             commas += 1
         if not commas:
-            raise GlobError("`{…}` holds neither a variable nor alternatives with a comma", start)
+            raise GlobError(
+                "`{…}` holds neither a variable nor alternatives with a comma; write `\\{` for the character itself",
+                start,
+            )
         return pieces, at
 
     def _set(self, start: int) -> tuple[frozenset[int], int]:
@@ -185,11 +221,14 @@ class _Parser:
             members.update(range(low, high + 1))
         if at >= len(text):
             raise GlobError("`[` is never closed; write `\\[` for the character itself", start)
-        if SLASH in members and (not negated and len(members) == 1):
+        if self.word:
+            chosen = set(range(1, 256)) - members if negated else members
+        elif SLASH in members and (not negated and len(members) == 1):
             raise GlobError("a set cannot match `/`; take the slash out of it", start)
-        chosen = (set(range(256)) - members if negated else members) - {SLASH}
+        else:
+            chosen = (set(range(256)) - members if negated else members) - {SLASH}
         if not chosen:
-            raise GlobError("the set matches nothing", start)
+            raise GlobError("the set matches nothing; put bytes into it, or take it out", start)
         return frozenset(chosen), at + 1
 
     def _member(self, at: int) -> tuple[int, int]:
@@ -237,16 +276,19 @@ def _star_width(token: Element | str) -> int:
 
 
 def _check(tokens: Sequence[Element | str], text: str) -> None:
+    if tokens and tokens[0] == ABSTRACT:
+        return  # a name, not a path
     if not tokens or (tokens[0] not in (SLASH, ANYTHING) and tokens[0] not in PATH_VARIABLES):
-        raise GlobError("a pattern starts with `/`, `~`, `{workspace}`, `{home}`, `{tmp}` or `**`")
+        raise GlobError("a pattern starts with `/`, `~`, `{workspace}`, `{home}`, `{tmp}` or `**`; begin this one so")
     for i, token in enumerate(tokens):
         if token in PATH_VARIABLES:
             if i:
                 raise GlobError(
-                    f"`{{{token}}}` is a whole path: it can only start a pattern", max(text.find("{", 1), 0)
+                    f"`{{{token}}}` is a whole path: it can only start a pattern; take it out here",
+                    max(text.find("{", 1), 0),
                 )
             if len(tokens) > 1 and tokens[1] != SLASH:
-                raise GlobError(f"after `{{{token}}}` comes `/` or nothing")
+                raise GlobError(f"after `{{{token}}}` comes `/` or nothing; add the slash")
     components: list[list[Element | str]] = [[]]
     for token in tokens:
         if token == SLASH:
@@ -282,11 +324,20 @@ def bind(template: Template, values: Mapping[str, bytes]) -> Glob:
     return Glob(tuple(elements))
 
 
-def did_you_mean(word: str, words: Sequence[str]) -> str:
-    """``; did you mean `x`?``, or the choices when nothing is close."""
+def closest(word: str, words: Sequence[str]) -> str | None:
+    """The word that was probably meant, if one is close."""
     import difflib
 
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower() if word.isupper() else word, words, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def did_you_mean(word: str, words: Sequence[str]) -> str:
+    """``; did you mean `x`?``, or the choices when nothing is close."""
+    close = closest(word, words)
     if close:
-        return f"; did you mean `{close[0]}`?"
-    return "; known: " + ", ".join(f"`{w}`" for w in words)
+        return f"; did you mean `{close}`?"
+    if not words:
+        return "; none is known, so leave it out"
+    more = f" and {len(words) - MAX_CHOICES} more" if len(words) > MAX_CHOICES else ""
+    return "; known: " + ", ".join(f"`{w}`" for w in words[:MAX_CHOICES]) + more

@@ -5,21 +5,59 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agentmon.errors import PolicyError
+from agentmon.errors import NoPolicyError
+from agentmon.model.conditions import Risk
 from agentmon.model.operations import Action, Operation
+from agentmon.model.text import clean
 from agentmon.policy import schema
+from agentmon.policy.arguments import MAX_WORDS, parse_argument
 from agentmon.policy.document import Document
 from agentmon.policy.glob import GlobError, did_you_mean, parse
+from agentmon.policy.hosts import parse_host
+from agentmon.policy.hours import parse_hours
+from agentmon.policy.implied import OTHER_RESOLVERS, other_resolvers
 from agentmon.policy.network import parse_network, parse_ports
-from agentmon.policy.rules import Complaints, Network, Pattern, Policy, Rule
+from agentmon.policy.rules import (
+    Complaints,
+    Host,
+    Network,
+    Pattern,
+    Place,
+    Policy,
+    Rate,
+    Requirement,
+    Rule,
+    Time,
+    User,
+)
 from agentmon.policy.schema import Location, PolicyModel, RuleModel
+from agentmon.policy.text import read_text
 
-#: Bytes and wildcards of all patterns of a file: beyond it no automaton fits, and an ordinary user's text costs memory.
-MAX_ELEMENTS: Final = 2_000_000
+#: The number that no user has: (uid_t) -1.
+NOBODY_AT_ALL: Final = 0xFFFFFFFF
+
+#: What braces may add to the patterns of a file, in bytes and wildcards: 400 bytes of them can stand for 200,000, and
+#: an ordinary user's text must not keep the daemon busy.
+MAX_ELEMENTS: Final = 250_000
+#: Packs that one policy may merge, and how far down they may include each other.
+MAX_PACKS: Final = 100
+MAX_PACK_DEPTH: Final = 16
+
+#: As useradd(8) lets accounts be called, or a number, or the session's user.
+_USER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]*\$?|[0-9]{1,10}|\{user\}")
+
+_MARK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_REQUIREMENT: Final = re.compile(rf"({_MARK.pattern})(?: +since +({_MARK.pattern}))?")
+_RATE: Final = re.compile(r"([0-9]{1,6}) */ *(s|min|h|day)")
+_SECONDS: Final = {"s": 1, "min": 60, "h": 3600, "day": 86_400}
+#: The largest number of a rate.
+MOST_OFTEN: Final = 100_000
 
 OPERATOR_DIRECTORY: Final = Path("/etc/agentmon/policies.d")
 
@@ -54,9 +92,11 @@ def load(name_or_path: str, *, directories: Sequence[Path] | None = None) -> Pol
     if "/" not in name_or_path and not name_or_path.endswith((".yaml", ".yml")):
         known = packs(directories)
         if name_or_path not in known:
-            raise PolicyError(
-                f"no policy `{name_or_path}`{did_you_mean(name_or_path, sorted(known))}"
-                " (for a file, give a path with `/` or `.yaml`)"
+            raise NoPolicyError(
+                clean(
+                    f"no policy `{name_or_path}`{did_you_mean(name_or_path, sorted(known))}"
+                    " (for a file, give a path with `/` or `.yaml`)"
+                )
             )
         name_or_path = str(known[name_or_path])
     return load_text(read_text(name_or_path), name_or_path, directories=directories)
@@ -71,15 +111,6 @@ def load_text(text: str, file: str, *, directories: Sequence[Path] | None = None
     return _Merger(packs(directories)).policy(_Source(text, file))
 
 
-def read_text(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except OSError as error:
-        raise PolicyError(f"cannot read policy `{path}`: {(error.strerror or str(error)).lower()}") from None
-    except UnicodeDecodeError as error:
-        raise PolicyError(f"{path}:1:1: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-
-
 class _Source(Document):
     """One policy file: its model, and where each part of it stands."""
 
@@ -92,24 +123,34 @@ class _Source(Document):
         complaints.raise_if_any()
         assert model is not None
         self.model: PolicyModel = model
-        self.elements = 0  # of all patterns, after braces
+        self.elements = 0  # that braces add to the patterns
+
+
+_Merged = tuple[list[Rule], dict[Operation, Action], list[str], list[str]]
 
 
 class _Merger:
-    """Reads includes and merges them; each pack once."""
+    """Reads includes and merges them; each pack once, or two that include the next two would take 2^n steps."""
 
     def __init__(self, known: dict[str, Path]) -> None:
         self.known = known
+        self.merged: dict[str, _Merged] = {}
 
     def policy(self, source: _Source) -> Policy:
         complaints = Complaints()
+        observe = schema.observes(source.model.mode)
+        if isinstance(observe, str):
+            complaints.add(source.place(("mode",)), observe)
         rules, defaults, names, files = self._merge(source, complaints, ())
         seen: dict[str, Rule] = {}
         for rule in rules:
             first = seen.setdefault(rule.id, rule)
             if first is not rule:
                 _same_id(first, rule, complaints)
+        _check_marks(rules, complaints)
         complaints.raise_if_any()
+        if OTHER_RESOLVERS not in seen:
+            rules += other_resolvers(rules)
         return Policy(
             source.model.policy,
             source.model.description,
@@ -118,51 +159,107 @@ class _Merger:
             defaults,
             tuple(names),
             tuple(files),
+            observe is True,
         )
 
-    def _merge(
-        self, source: _Source, complaints: Complaints, above: tuple[str, ...]
-    ) -> tuple[list[Rule], dict[Operation, Action], list[str], list[str]]:
+    def _merge(self, source: _Source, complaints: Complaints, above: tuple[str, ...]) -> _Merged:
         model = source.model
         rules = [r for r in _rules(source, complaints) if r]
         said = _defaults(source, complaints)
         names, files = [model.policy], [source.file]
         inherited: dict[Operation, Action] = {}
+        included: set[str] = set()
+        left_out: dict[Place, tuple[int, Rule]] = {}
+        places = {r.place for r in rules}
         for i, include in enumerate(model.include):
             place = source.place(("include", i, "pack"))
-            if include.pack in (*above, model.policy):
-                circle = " → ".join((*above, model.policy, include.pack))
-                complaints.add(place, f"packs include each other: {circle}; take one `include` out")
+            if include.pack in included:
+                complaints.add(place, f"pack `{include.pack}` is included twice; keep one, with all of its `without`")
                 continue
-            if include.pack not in self.known:
-                complaints.add(place, f"no pack `{include.pack}`{did_you_mean(include.pack, sorted(self.known))}")
+            included.add(include.pack)
+            inner = self._pack(include.pack, place, complaints, (*above, model.policy))
+            if inner is None:
                 continue
-            path = str(self.known[include.pack])
-            inner = _cached_source(path, os.stat(path).st_mtime_ns)
-            if inner.model.policy != include.pack:
-                complaints.add(
-                    inner.place(("policy",)),
-                    f"pack `{include.pack}` calls itself `{inner.model.policy}`; rename one of them",
-                )
-            theirs, their_defaults, their_names, their_files = self._merge(inner, complaints, (*above, model.policy))
+            theirs, their_defaults, their_names, their_files = inner
             known_ids = [r.id for r in theirs]
-            for j, left_out in enumerate(include.without):
-                if left_out not in known_ids:
+            for j, name in enumerate(include.without):
+                if name not in known_ids:
                     complaints.add(
                         source.place(("include", i, "without", j)),
-                        f"pack `{include.pack}` has no rule `{left_out}`{did_you_mean(left_out, known_ids)}",
+                        f"pack `{include.pack}` has no rule `{name}`{did_you_mean(name, known_ids)}",
                     )
-            rules += [r for r in theirs if r.id not in include.without and r not in rules]
+            left_out_ids = set(include.without)
+            new = [r for r in theirs if r.id not in left_out_ids and r.place not in places]
+            rules += new
+            places |= {r.place for r in new}
+            left_out |= {r.place: (i, r) for r in theirs if r.id in left_out_ids}
             for operation, action in their_defaults.items():
                 inherited[operation] = max(action, inherited.get(operation, action))
             names += [n for n in their_names if n not in names]
             files += [f for f in their_files if f not in files]
+        for place in left_out.keys() & places:
+            i, rule = left_out[place]
+            complaints.add(
+                source.place(("include", i, "without")),
+                f"`{rule.id}` still comes by another include; leave it out there too, or include `{rule.pack}` once",
+            )
         return rules, inherited | said, names, files
+
+    def _pack(self, name: str, place: Place, complaints: Complaints, above: tuple[str, ...]) -> _Merged | None:
+        """What an installed pack comes to with its own packs; None if it cannot be included here."""
+        if name in above:
+            circle = " → ".join((*above, name))
+            complaints.add(place, f"packs include each other: {circle}; take one `include` out")
+            return None
+        if name not in self.known:
+            complaints.add(place, f"no pack `{name}`{did_you_mean(name, sorted(self.known))}")
+            return None
+        if name in self.merged:
+            return self.merged[name]
+        if len(above) > MAX_PACK_DEPTH:
+            raise place.error(f"packs include each other more than {MAX_PACK_DEPTH} deep; include them here instead")
+        if len(self.merged) >= MAX_PACKS:
+            raise place.error(f"more than {MAX_PACKS} packs; put their rules into fewer")
+        path = str(self.known[name])
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise place.error(f"pack `{name}` is no file: `{path}`; put a policy file there, or take it away")
+            inner = _cached_source(path, status.st_mtime_ns)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            complaints.add(place, f"pack `{name}` cannot be read from `{path}`: {why}; mend that, or take it out")
+            return None
+        except NoPolicyError as error:
+            complaints.add(place, str(error))
+            return None
+        if inner.model.policy != name:
+            complaints.add(
+                inner.place(("policy",)),
+                f"pack `{name}` calls itself `{inner.model.policy}`; rename one of them",
+            )
+        if inner.model.mode != "enforce":
+            complaints.add(
+                inner.place(("mode",)),
+                f"`mode` of pack `{name}` would not count here; give its rules `mode: observe`",
+            )
+        merged = self.merged[name] = self._merge(inner, complaints, above)
+        return merged
 
 
 @functools.lru_cache(maxsize=64)
 def _cached_source(path: str, _mtime_ns: int) -> _Source:
     return _Source(read_text(path), path)
+
+
+def _check_marks(rules: Sequence[Rule], complaints: Complaints) -> None:
+    """A mark that nobody sets is a mistake: what requires it would never hold."""
+    known = sorted({mark for rule in rules for mark in rule.marks})
+    for rule in rules:
+        for required in (*rule.requires, *rule.except_requires):
+            for mark in filter(None, (required.mark, required.since)):
+                if mark not in known:
+                    complaints.add(required.place, f"no rule sets the mark `{mark}`{did_you_mean(mark, known)}")
 
 
 def _same_id(first: Rule, second: Rule, complaints: Complaints) -> None:
@@ -212,14 +309,26 @@ class _RuleBuilder:
         action = schema.action(model.action)
         if isinstance(action, str):
             self._complain(action, "action")
+        observe = schema.observes(model.mode)
+        if isinstance(observe, str):
+            self._complain(observe, "mode")
+        elif observe and not isinstance(action, str) and not action.blocks:
+            self._complain(f"`mode: observe` is for rules that block; `{model.action}` does not: leave it out", "mode")
         self._check_objects(operations)
         paths, exe = self._patterns("paths"), self._patterns("exe")
         except_paths, except_exe = self._patterns("except", "paths"), self._patterns("except", "exe")
         if operations == (Operation.EXEC,):
             paths, exe = paths + exe, ()
             except_paths, except_exe = except_paths + except_exe, ()
+        argv, except_argv = self._argv("argv"), self._argv("except", "argv")
+        parent, except_parent = self._patterns("parent"), self._patterns("except", "parent")
+        users, except_users = self._users("user"), self._users("except", "user")
+        risk, except_risk = self._risk("when"), self._risk("except")
+        times, except_times = self._times("when", "time"), self._times("except", "time")
+        requires, except_requires = self._requires("when"), self._requires("except")
+        marks, rate = self._marks(action), self._rate(action)
         networks, except_networks = self._networks("cidrs"), self._networks("except", "cidrs")
-        ports = self._ports()
+        hosts, ports = self._hosts(), self._ports()
         if len(self.complaints.found) > before or isinstance(action, str):
             return None
         return Rule(
@@ -230,12 +339,28 @@ class _RuleBuilder:
             action=action,
             reason=" ".join(model.reason.split()),
             quiet=model.quiet,
+            observe=observe is True,
             paths=paths,
             exe=exe,
+            argv=argv,
+            parent=parent,
+            users=users,
+            risk=risk,
+            times=times,
+            requires=requires,
+            rate=rate,
+            marks=marks,
             networks=networks,
+            hosts=hosts,
             ports=ports,
             except_paths=except_paths,
             except_exe=except_exe,
+            except_argv=except_argv,
+            except_parent=except_parent,
+            except_users=except_users,
+            except_risk=except_risk,
+            except_times=except_times,
+            except_requires=except_requires,
             except_networks=except_networks,
         )
 
@@ -258,34 +383,63 @@ class _RuleBuilder:
         """Each kind of object needs operations that have it: a key that never applies is a mistake."""
         model = self.model
         nets = [o.word for o in operations if o.is_net]
+        bare = [o.word for o in operations if o.is_bare]
+        objects = [k for k in ("paths", "cidrs", "hosts", "ports") if getattr(model, k) is not None]
+        objects += [k for k in ("paths", "cidrs") if getattr(model.carve, k)]
+        if bare and objects:
+            self._complain(f"`{bare[0]}` has no object; take `{objects[0]}` out, or write a rule of its own", "on")
+            return
         files = [o.word for o in operations if o.is_path]
         for path, value in ((("paths",), model.paths), (("except", "paths"), model.carve.paths)):
             if value is not None and nets and (value or path == ("paths",)):
                 self._complain(f"`paths` does not apply to `{nets[0]}`; write a rule of its own", *path, key=True)
         for net, values in (
             (("cidrs",), model.cidrs),
+            (("hosts",), model.hosts),
             (("ports",), model.ports),
             (("except", "cidrs"), model.carve.cidrs),
         ):
             if values is not None and files and (values or net[0] != "except"):
                 self._complain(f"`{net[-1]}` does not apply to `{files[0]}`; write a rule of its own", *net, key=True)
-        for key in ("paths", "exe", "cidrs", "ports"):
+        for key in ("paths", "exe", "parent", "user", "marks", "cidrs", "hosts", "ports"):
             if getattr(model, key) == []:
                 self._complain(f"`{key}` is empty; leave it out to match every object", key, key=True)
+        if "carve" in model.model_fields_set:
+            empty = [k for k in model.carve.model_fields_set if getattr(model.carve, k) == []]
+            for key in sorted(empty):
+                self._complain(f"`{key}` is empty; leave it out, or name what to except", "except", key, key=True)
+            if not model.carve.model_fields_set:
+                self._complain("`except` is empty; leave it out, or name what to except", "except", key=True)
+        if model.hosts and not files:
+            self._check_hosts(operations)
         if "exec" not in files:
             return
         programs = model.exe is not None or bool(model.carve.exe)
         if len(files) + len(nets) > 1 and programs:
             self._complain(
                 "`exe` is the program to start on `exec`, but the running program elsewhere; write two rules",
-                "exe",
+                *(("except", "exe") if model.exe is None else ("exe",)),
                 key=True,
             )
         if model.exe and model.paths:
             self._complain("`exe` and `paths` mean the same on `exec`; keep one", "exe", key=True)
 
+    def _check_hosts(self, operations: Iterable[Operation]) -> None:
+        """A name opens what the default closes. It closes nothing: its addresses have other names as well."""
+        other = next((o for o in operations if o.is_net and o not in (Operation.CONNECT, Operation.SEND)), None)
+        if other is not None:
+            self._complain(f"`hosts` does not apply to `{other.word}`; write a rule of its own", "hosts", key=True)
+        if self.model.action in ("deny", "kill"):
+            self._complain(
+                f"`{self.model.action}` by name stops nobody, who may use another name of the same address;"
+                " let the default of `connect` deny, or use `cidrs`",
+                "action",
+            )
+        if self.model.carve.cidrs:
+            self._complain("a hole in `hosts` cannot be `cidrs`; deny those addresses in a rule", "except", "cidrs")
+
     def _texts(self, *at: str) -> list[str]:
-        holder: Any = self.model.carve if at[0] == "except" else self.model
+        holder: Any = {"except": self.model.carve, "when": self.model.when}.get(at[0], self.model)
         return getattr(holder, at[-1]) or []
 
     def _item(self, i: int, *at: str) -> Location:
@@ -301,13 +455,108 @@ class _RuleBuilder:
             except GlobError as error:
                 self.complaints.add(self.source.within(location, error.offset), f"in `{text}`: {error}")
                 continue
-            self.source.elements += sum(map(len, pattern.alternatives))
+            if text.startswith("@") and (at[-1] in ("exe", "parent") or set(self._operations()) != {Operation.UNIX}):
+                self.complaints.add(
+                    pattern.place, f"`{text}` is the name of an abstract socket, which only `unix` has; start with `/`"
+                )
+                continue
+            self.source.elements += max(0, sum(map(len, pattern.alternatives)) - len(text))
             if self.source.elements > MAX_ELEMENTS:
-                raise PolicyError(
-                    f"{pattern.place}: the patterns are too many or too long; name directories with `/**`"
+                raise pattern.place.error(
+                    "braces stand for too many or too long patterns here; name directories with `/**`"
                 )
             found.append(pattern)
         return tuple(found)
+
+    def _argv(self, *at: str) -> tuple[Pattern, ...] | None:
+        model = self.model.carve if len(at) > 1 else self.model
+        if model.argv is None:
+            return None
+        other = next((o for o in self._operations() if o is not Operation.EXEC), None)
+        if other is not None:
+            self._complain(
+                f"`argv` is of a program that starts, it does not apply to `{other.word}`; write a rule on `exec`",
+                *at, key=True,
+            )  # fmt: skip
+        if len(model.argv) > MAX_WORDS:
+            self._complain(f"{len(model.argv)} arguments, {MAX_WORDS} fit; end in `**`", *at, key=True)
+        found: list[Pattern] = []
+        for i, text in enumerate(model.argv):
+            location = self._item(i, *at)
+            try:
+                found.append(Pattern(text, self.source.place(location), parse_argument(text)))
+            except GlobError as error:
+                self.complaints.add(self.source.within(location, error.offset), f"in `{text}`: {error}")
+        return tuple(found)
+
+    def _users(self, *at: str) -> tuple[User, ...]:
+        found: list[User] = []
+        for i, text in enumerate(self._texts(*at)):
+            place = self.source.place(self._item(i, *at))
+            if _USER.fullmatch(text) and not (text.isdecimal() and int(text) >= NOBODY_AT_ALL):
+                found.append(User(text, place))
+            else:
+                self.complaints.add(place, f"`{text}` is not a user; write a name, a number, or `{{user}}`")
+        return tuple(found)
+
+    def _risk(self, holder: str) -> Risk | None:
+        word = (self.model.carve if holder == "except" else self.model.when).risk
+        level = schema.risk(word) if word is not None else None
+        if isinstance(level, str):
+            self._complain(level, holder, "risk")
+            return None
+        return level
+
+    def _times(self, *at: str) -> tuple[Time, ...]:
+        found: list[Time] = []
+        for i, text in enumerate(self._texts(*at)):
+            place = self.source.place(self._item(i, *at))
+            try:
+                found.append(Time(text, place, parse_hours(text)))
+            except ValueError as error:
+                self.complaints.add(place, str(error))
+        return tuple(found)
+
+    def _requires(self, holder: str) -> tuple[Requirement, ...]:
+        found: list[Requirement] = []
+        for i, text in enumerate(self._texts(holder, "requires")):
+            place = self.source.place(self._item(i, holder, "requires"))
+            form = _REQUIREMENT.fullmatch(text)
+            if form and form[1] != form[2]:
+                found.append(Requirement(text, place, form[1], form[2] or ""))
+            else:
+                self.complaints.add(place, f"`{text}` names no mark; write such as `tested`, or `tested since edited`")
+        return tuple(found)
+
+    def _rate(self, action: Action | str) -> Rate | None:
+        text = self.model.when.rate
+        if text is None:
+            return None
+        if isinstance(action, Action) and action.blocks:
+            self._complain(
+                "a rate is of what a rule lets through; write `allow`, and let the default block the rest",
+                "when", "rate",
+            )  # fmt: skip
+        form = _RATE.fullmatch(text)
+        if not form or not 0 < int(form[1]) <= MOST_OFTEN:
+            self._complain(
+                f"`{text}` is not a rate; write such as `10/min` (or `/s`, `/h`, `/day`), from 1 to {MOST_OFTEN}",
+                "when", "rate",
+            )  # fmt: skip
+            return None
+        count = int(form[1])
+        return Rate(text, self.source.place((*self.location, "when", "rate")), count, _SECONDS[form[2]] / count)
+
+    def _marks(self, action: Action | str) -> tuple[str, ...]:
+        marks = self._texts("marks")
+        for i, mark in enumerate(marks):
+            if not _MARK.fullmatch(mark):
+                self.complaints.add(
+                    self.source.place(self._item(i, "marks")), f"`{mark}` is not a name; use letters, digits and `-`"
+                )
+        if marks and isinstance(action, Action) and action.blocks:
+            self._complain(f"a rule that blocks sets no marks: take them out, or `{action.word}`", "marks", key=True)
+        return tuple(dict.fromkeys(marks))
 
     def _networks(self, *at: str) -> tuple[Network, ...]:
         found: list[Network] = []
@@ -315,6 +564,16 @@ class _RuleBuilder:
             place = self.source.place(self._item(i, *at))
             try:
                 found.append(parse_network(text, place))
+            except ValueError as error:
+                self.complaints.add(place, str(error))
+        return tuple(found)
+
+    def _hosts(self) -> tuple[Host, ...]:
+        found: list[Host] = []
+        for i, text in enumerate(self._texts("hosts")):
+            place = self.source.place(self._item(i, "hosts"))
+            try:
+                found.append(parse_host(text, place))
             except ValueError as error:
                 self.complaints.add(place, str(error))
         return tuple(found)

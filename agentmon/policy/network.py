@@ -31,12 +31,17 @@ def parse_network(text: str, place: Place) -> Network:
         host = (form["six"] if form["six"] is not None else form["four"].split("/")[0]) + _length(text, form)
         if form["ports"] is not None:
             ports = parse_ports(form["ports"])
-    if "/" in host and not host.partition("/")[2].isdecimal():
-        raise ValueError(f"`{text}`: after `/` comes the number of bits, such as `10.0.0.0/8`")
+    if "/" in host and not re.fullmatch("0|[1-9][0-9]{0,2}", host.partition("/")[2]):
+        raise ValueError(f"`{text}`: after `/` comes the number of bits; write such as `10.0.0.0/8`")
+    if "%" in host:
+        raise ValueError(f"`{text}` names an interface, which rules do not know; leave out `%` and what follows")
+    most = 128 if ":" in host else 32
+    if "/" in host and int(host.partition("/")[2]) > most:
+        raise ValueError(f"`{text}`: an address has {most} bits; write such as `10.0.0.0/8` or `fd00::/8`")
     try:
         net = ipaddress.ip_network(host, strict=False)
     except ValueError:
-        hint = "; names of hosts come in a later version" if re.search("[g-zG-Z]", host) else ""
+        hint = "; names of hosts go into `hosts`" if re.search("[g-zG-Z]", host) else ""
         raise ValueError(f"`{text}` is not an address; write such as `10.0.0.0/8:443` or `[::1]:80`{hint}") from None
     if "/" in host and ipaddress.ip_address(host.partition("/")[0]) != net.network_address:
         raise ValueError(f"`{text}` has bits set beyond its prefix; write `{net}`")
@@ -62,13 +67,17 @@ def parse_ports(text: str) -> tuple[int, int]:
     Raises:
         ValueError: not such a text.
     """
-    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-    if not match:
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text, re.ASCII)
+    if not match or len(text) > 64:
         raise ValueError(f"`{text}` is not a port; write such as `443` or `8000-9000`")
     low = int(match[1])
     high = int(match[2]) if match[2] else low
-    if high > 0xFFFF:
-        raise ValueError(f"port `{high}` is above 65535")
+    for number in match.groups():
+        if number and number.startswith("0") and number != "0":
+            # 0443 would be 443 to some and 291 to others
+            raise ValueError(f"port `{number}` starts with 0; write it without, or `0` alone")
+    if max(low, high) > 0xFFFF:
+        raise ValueError(f"port `{max(low, high)}` is above 65535; write such as `443` or `8000-9000`")
     if high < low:
         raise ValueError(f"the port range `{text}` is empty; swap its ends")
     return low, high

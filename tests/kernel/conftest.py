@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from agentmon.kernel.host import BPFFS
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.operations import Tier
 from tests.support.fence import Fence
+from tests.support.hosts import Host
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +37,13 @@ def fence(monitor: Monitor) -> Fence:
 def ground(tmp_path: Path) -> Path:
     """A directory by its true path."""
     return Path(os.path.realpath(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Host]:
+    """A host whose daemon is running already."""
+    # not below pytest's own directory, which ordinary users may not enter
+    with tempfile.TemporaryDirectory(prefix="agentmon-test-") as directory, Host(Path(directory)) as host:
+        host.directory.chmod(0o755)
+        host.start()
+        yield host

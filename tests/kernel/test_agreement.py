@@ -8,18 +8,21 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from agentmon.model.conditions import Marked, Over, Risk
 from agentmon.model.events import Decision
 from agentmon.model.operations import Action, Operation, Reason, Tier
 from agentmon.policy import walk
 from agentmon.policy.load import load_text
 from agentmon.policy.rules import Policy, Variables
-from tests.support import policies
-from tests.support.fence import PATIENCE_S, Fence, Session, object_path
+from agentmon.policy.situation import Situation
+from tests.support import policies, rulesets
+from tests.support.fence import PATIENCE_S, Fence, Session, attempt, in_child, object_path
 
 Program = Callable[[str], Path]
 Request = tuple[Operation, bytes]
@@ -138,9 +141,9 @@ def agree(session: Session, requests: list[Request], decisions: list[Decision], 
 
 
 def compare(session: Session, operation: Operation, path: bytes, decision: Decision) -> None:
-    tags = decision.exe_tags
-    wanted = session.evaluator.path_by_tags(operation, path, tags)
-    assert walk.run_automaton(session.compiled, operation, path, tags) == wanted, path
+    tags, facts = decision.exe_tags, decision.facts
+    wanted = session.evaluator.path_by_tags(operation, path, tags, facts)
+    assert walk.run_automaton(session.compiled, operation, path, tags, facts) == wanted, path
     assert (decision.verdict, decision.rule, decision.reason) == (wanted.action, wanted.rule, wanted.reason), path
 
 
@@ -166,10 +169,11 @@ def judged(
     requests: list[Request],
     exe: bytes,
     *options: str,
+    split: bool | None = None,
 ) -> int:
     """All requests, by a process that runs `exe`. Returns how many."""
     opener = Opener(copy_of(program("opener"), exe), *options)
-    with fence.session(policy, variables) as session:
+    with fence.session(policy, variables, split=split) as session:
         agree(session, requests, opener.open(session, requests, exe), exe)
     return len(requests)
 
@@ -196,17 +200,61 @@ def test_golden_cases(fence: Fence, program: Program, base: bytes) -> None:
 
 
 def test_random_policies(fence: Fence, tier: Tier, program: Program, base: bytes) -> None:
-    """Blocking ones too: each request is made by a process of its own."""
+    """Blocking ones too: each request is made by a process of its own. Half of the policies are split."""
     done = 0
     for seed in range(counts(tier, 40, 4)):
         policy, variables, questions = policies.random_case(seed, counts(tier, 80, 40), os.fsdecode(base))
         requests = plant([(o, p) for o, p, _ in questions], base)
         if requests:
             exe = base + random.Random(seed).choice([b"/bin/a", b"/bin/c", b"/x/b", b"/opt/t"]) + b"-exe"
-            done += judged(fence, program, policy, variables, requests, exe, "-f")
+            split = None if seed % 2 else True
+            done += judged(fence, program, policy, variables, requests, exe, "-f", split=split)
         remove_deep(base)
         os.mkdir(base)
     assert done > counts(tier, 1500, 60)
+
+
+def test_random_policies_with_conditions(fence: Fence, tier: Tier, program: Program, base: bytes) -> None:
+    """As before; whoever opens is a child of the opener, and root; by the hour that it is."""
+    done = 0
+    for seed in range(1000, 1000 + counts(tier, 40, 4)):
+        policy, variables, questions = policies.random_case(
+            seed, counts(tier, 80, 40), os.fsdecode(base), conditions=True
+        )
+        requests = plant([(o, p) for o, p, _ in questions], base)
+        if requests:
+            exe = base + random.Random(seed).choice([b"/bin/a", b"/bin/c", b"/x/b", b"/opt/t"])
+            opener = Opener(copy_of(program("opener"), exe + b"-exe"), "-f")
+            with fence.session(policy, variables, split=None if seed % 2 else True) as session:
+                # the tags of a name that policies know; the file there may be one of the requests
+                risk = Risk(seed % 3)
+                session.monitor.set_risk(session.slot, risk)
+                possible = [session.evaluator.facts(Situation((exe,), 0, risk, time.time()))]
+                decisions = opener.open(session, requests, exe)
+                agree(session, requests, decisions)
+                possible.append(session.evaluator.facts(Situation((exe,), 0, risk, time.time())))
+                steady = ~sum(
+                    1 << i for i, c in enumerate(session.compiled.conditions) if isinstance(c, (Marked, Over))
+                )
+                told = {d.facts & steady for d in decisions if object_path(d) != exe + b"-exe"}
+                assert told <= {facts & steady for facts in possible}
+                done += len(requests)
+        remove_deep(base)
+        os.mkdir(base)
+    assert done > counts(tier, 1500, 60)
+
+
+def test_many_rules(fence: Fence, tier: Tier, program: Program, base: bytes) -> None:
+    """Of all kinds; half of them below the directory that the paths are in."""
+    text = rulesets.mixed(counts(tier, 6_000, 500), "{workspace}", actions=rulesets.LENIENT)
+    variables = policies.variables(os.fsdecode(base))
+    rng = random.Random(7)
+    paths = [
+        p for p in rulesets.paths(counts(tier, 4000, 300), text, os.fsdecode(variables.workspace)) if len(p) < 3000
+    ]
+    requests = plant([(rng.choice([Operation.READ, Operation.WRITE]), p) for p in paths], base)
+    done = judged(fence, program, load_text(text, "many.yaml"), variables, requests, base + b"/exe")
+    assert done > counts(tier, 800, 50)
 
 
 def test_opening_for_both_takes_the_more_severe_verdict(
@@ -333,9 +381,58 @@ def test_paths_that_are_renamed_meanwhile(fence: Fence, tier: Tier, program: Pro
     os.close(cwd)
 
 
-@contextlib.contextmanager
-def moved_to_and_fro(one: Path, other: Path) -> Iterator[None]:
+def test_no_read_is_allowed_by_a_path_that_was_never_true(fence: Fence, tier: Tier, base: bytes) -> None:
+    """Two directories above it move. Denied wherever it ever is; not where one has its old name, the other its new."""
+    near, far = Path(os.fsdecode(base)) / "near", Path(os.fsdecode(base)) / "far"
+    far.mkdir()
+    between = (near / "moved").joinpath(*"d" * 1500)  # a walk takes longer than both renames
+    subprocess.run(["mkdir", "-p", between / "in"], check=True)
+    (between / "in" / "file").write_bytes(b"secret")
+    text = (
+        f'  - {{id: near, on: read, paths: ["{near}/moved/**"], action: deny}}\n'
+        f'  - {{id: far, on: read, paths: ["{far}/moved/**/out/file"], action: deny}}\n'
+    )
+    opens = counts(tier, 500, 200)
+    at, cwd = os.open(between, os.O_RDONLY), os.open(between / "in", os.O_RDONLY)
+    steps = (
+        lambda: os.rename("in", "out", src_dir_fd=at, dst_dir_fd=at),
+        lambda: os.rename(near / "moved", far / "moved"),
+        lambda: time.sleep(0.0003),
+        lambda: os.rename(far / "moved", near / "moved"),
+        lambda: os.rename("out", "in", src_dir_fd=at, dst_dir_fd=at),
+        lambda: time.sleep(0.0003),
+    )
+
+    def body() -> int:
+        os.fchdir(cwd)
+        # react: each attempt ends a process
+        tried = in_child if tier is Tier.REACT else attempt
+        ends = [tried(lambda: os.read(os.open("file", os.O_RDONLY), 100)) for _ in range(opens)]
+        return sum(end in (0, (0, 0)) for end in ends)
+
+    before = fence.monitor.counters()
+    with again_and_again(*steps), fence.session(text) as session:
+        assert fence.without(body).value == opens
+        for _ in range(counts(tier, 20, 2)):
+            outcome = session.run(body)
+            assert outcome.value == 0
+            by = {rule for _, _, rule in outcome.told()}
+            if {"near", "far"} <= by and fence.monitor.counters()["path_retried"] > before["path_retried"]:
+                break  # the race did take place
+        else:
+            assert tier is Tier.LSM, "no rename ever met an open"
+    os.close(at)
+    os.close(cwd)
+
+
+def moved_to_and_fro(one: Path, other: Path) -> contextlib.AbstractContextManager[None]:
     """A process, not enrolled, renames a directory all the time."""
+    return again_and_again(lambda: os.rename(one, other), lambda: os.rename(other, one))
+
+
+@contextlib.contextmanager
+def again_and_again(*steps: Callable[[], object]) -> Iterator[None]:
+    """A process, not enrolled, does these in turn all the time."""
     stop_read, stop_write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -343,8 +440,8 @@ def moved_to_and_fro(one: Path, other: Path) -> Iterator[None]:
         os.set_blocking(stop_read, False)
         with contextlib.suppress(BaseException):
             while True:
-                os.rename(one, other)
-                os.rename(other, one)
+                for step in steps:
+                    step()
                 with contextlib.suppress(BlockingIOError):
                     os.read(stop_read, 1)
                     break

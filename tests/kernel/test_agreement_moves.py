@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.model.operations import Action, Operation
+from agentmon.policy.evaluate import leaving
 from agentmon.policy.walk import run_move
 from tests.kernel.test_agreement import base, remove_deep
 from tests.support import policies
@@ -23,6 +24,7 @@ def may_move(session: Session, old: bytes, new: bytes) -> bool:
     evaluator = session.evaluator
     verdicts = [evaluator.path_by_tags(o, old, 0) for o in CARRIED]
     verdicts += [evaluator.path_by_tags(Operation.CREATE, new, 0), run_move(session.compiled, old, new)]
+    verdicts.append(leaving(*(evaluator.path_by_tags(Operation.DELETE, path, 0) for path in (old, new))))
     return all(v.action < Action.HOLD for v in verdicts)
 
 

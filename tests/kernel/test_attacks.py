@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from agentmon.errors import KernelError
 from agentmon.kernel.host import BPFFS
 from agentmon.kernel.monitor import Monitor
-from agentmon.model.operations import Tier
+from agentmon.model.operations import Reason, Tier
 from tests.support.fence import Fence
 from tests.support.hosts import PATIENCE_S, Host
 
@@ -35,7 +35,7 @@ def test_udp_lite_has_no_connect_hook(fence: Fence, family: socket.AddressFamily
     try:
         ear = socket.socket(family, socket.SOCK_DGRAM, IPPROTO_UDPLITE)
     except OSError:
-        pytest.skip("not required: this kernel has no UDP-Lite")
+        pytest.skip("not required: this kernel has no UDP-Lite (any more)")
     ear.bind((host, 0))
     ear.setblocking(False)
 
@@ -45,7 +45,9 @@ def test_udp_lite_has_no_connect_hook(fence: Fence, family: socket.AddressFamily
             mouth.send(b"secret")
 
     with ear:
-        fence.run(LOOPBACK, send)
+        assert fence.without(send).errno == 0
+        assert ear.recv(100) == b"secret"
+        assert fence.run(LOOPBACK, send).errno == errno.EPERM
         with pytest.raises(BlockingIOError):
             ear.recv(100)
 
@@ -61,10 +63,52 @@ def test_a_detached_copy_of_a_mount_has_no_paths(fence: Fence, tier: Tier, groun
             raise OSError(ctypes.get_errno(), "open_tree")
         return os.read(os.open("secret", os.O_RDONLY, dir_fd=tree), 100)
 
-    assert fence.run("  []\n", read).value == SECRET
+    assert fence.without(read).value == SECRET
     outcome = fence.run(f'  - {{id: fence, on: read, paths: ["{ground}/**"], action: deny}}\n', read)
     assert outcome.value is None
     assert outcome.stopped(tier)
+
+
+SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 430, 431, 432
+FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
+
+
+def call(number: int, *arguments: int | bytes | None) -> int:
+    """A system call. Raises `OSError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    result: int = libc.syscall(number, *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"system call {number}")
+    return result
+
+
+def mounted_nowhere(kind: bytes, **options: bytes) -> int:
+    """A descriptor of a file system that is mounted without a place in any tree."""
+    context = call(SYS_FSOPEN, kind, 0)
+    for key, value in options.items():
+        call(SYS_FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), value, 0)
+    call(SYS_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+    return call(SYS_FSMOUNT, context, 0, 0)
+
+
+def test_a_file_system_that_is_mounted_nowhere_has_no_paths(fence: Fence, tier: Tier, ground: Path) -> None:
+    """An overlay shows a denied directory, and is no mount that a rule on `mount` is asked about."""
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text() and subprocess.call(["modprobe", "-q", "overlay"]):
+        pytest.skip("not required: this kernel has no overlay")
+    closed, other = ground / "closed", ground / "other"
+    closed.mkdir()
+    other.mkdir()
+    (closed / "secret").write_bytes(SECRET)
+
+    def read() -> bytes:
+        tree = mounted_nowhere(b"overlay", lowerdir=os.fsencode(f"{closed}:{other}"))
+        return os.read(os.open("secret", os.O_RDONLY, dir_fd=tree), 100)
+
+    assert fence.without(read).value == SECRET
+    outcome = fence.run(f'  - {{id: fence, on: read, paths: ["{closed}/**"], action: deny}}\n', read)
+    assert outcome.value is None
+    assert outcome.stopped(tier)
+    assert [d.reason for d in outcome.decisions if d.verdict.blocks] == [Reason.PATH_UNREACHABLE]
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +129,6 @@ def test_more_lost_children_than_can_be_remembered(small: Fence, program: Callab
     policy = '  - {id: fence, on: read, paths: ["/nonexistent/**"], action: deny}\n'
     outcome = small.run(policy, [program("flood"), "40", "12000"])
     assert outcome.value == b""
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Host]:
-    with tempfile.TemporaryDirectory(prefix="agentmon-test-") as directory, Host(Path(directory)) as host:
-        host.directory.chmod(0o755)
-        host.start()
-        yield host
 
 
 NOBODY = 65534

@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +16,10 @@ from pathlib import Path
 import pytest
 
 from agentmon.host import process
+from agentmon.model.operations import Tier
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 NOBODY = 65534
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Host]:
-    # not below pytest's own directory, which ordinary users may not enter
-    with tempfile.TemporaryDirectory(prefix="agentmon-test-") as directory, Host(Path(directory)) as host:
-        host.directory.chmod(0o755)
-        host.start()
-        yield host
 
 
 @pytest.fixture
@@ -96,11 +88,37 @@ def test_a_running_tree_is_fenced_and_released(served: Host, policy: Path, secre
     assert served.agentmon("release", found["session"]).returncode == 1
 
 
+def test_the_risk_of_a_session_is_set_by_the_operator(served: Host, secret: Path, tmp_path: Path) -> None:
+    """And an ancestor is known of what ran before it was fenced."""
+    program = os.path.realpath(sys.executable)
+    policy = served.policy(
+        f"  - {{id: secret, on: read, paths: ['{secret}'], parent: ['{program}'],"
+        " when: {risk: elevated}, action: deny}"
+    )
+    results = tmp_path / "results"
+    with reader(secret, results) as child:
+        wait_for(lambda: last(results) == "read", "a read")
+        session = served.json("enroll", str(child.pid), "-p", policy)["session"]
+        try:
+            for level, was, wanted in (
+                ("high", "normal", "denied"),
+                ("normal", "high", "read"),
+                ("elevated", "normal", "denied"),
+            ):
+                assert served.json("risk", session, level) == {"v": 1, "session": session, "risk": level, "was": was}
+                wait_for(lambda wanted=wanted: last(results) == wanted, wanted)
+            assert [s["risk"] for s in served.json("ps")["sessions"] if s["session"] == session] == ["elevated"]
+        finally:
+            served.agentmon("release", session)
+
+
 def test_what_is_held_already_is_refused_until_accepted(
     served: Host, policy: Path, secret: Path, tmp_path: Path
 ) -> None:
-    with reader(secret, tmp_path / "results", f"held = os.open({str(secret)!r}, os.O_RDWR)") as child:
+    hold = f"held = os.open({str(secret)!r}, os.O_RDWR); os.write(held, b'by it')"
+    with reader(secret, tmp_path / "results", hold) as child:
         wait_for((tmp_path / "results").exists, "the reader")
+        assert secret.read_text().startswith("by it")  # without a fence
         refused = served.agentmon("enroll", str(child.pid), "-p", policy)
         assert refused.returncode == 2
         assert f"{child.pid}:fd3: read `{secret}`" in refused.stderr
@@ -114,6 +132,60 @@ def test_what_is_held_already_is_refused_until_accepted(
         assert wrong.returncode == 64
         assert served.agentmon("enroll", str(child.pid), "-p", policy, "--accept", "all").returncode == 0
         served.agentmon("release", "--all")
+
+
+#: Connects to the port argv[1]; sends a word at each line that it reads, and says what came of it.
+SENDS = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as s:
+    print("connected", flush=True)
+    for _ in sys.stdin:
+        try:
+            s.sendall(b"data")
+            print("sent", flush=True)
+        except PermissionError:
+            print("denied", flush=True)
+"""
+
+
+def test_a_connection_that_is_there_already_is_refused_until_accepted(served: Host, tier: Tier) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_S)
+        port = server.getsockname()[1]
+        rule = f"{{id: network, on: [connect, send], cidrs: ['127.0.0.1:{port}'], action: deny, reason: no network}}"
+        policy = served.policy(f"  - {rule}", "network")
+        words = [sys.executable, "-c", SENDS, str(port)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+
+            def told(line: str = "") -> str:
+                if line:
+                    child.stdin.write(line)  # type: ignore[union-attr]
+                    child.stdin.flush()  # type: ignore[union-attr]
+                return child.stdout.readline().strip()  # type: ignore[union-attr]
+
+            try:
+                with server.accept()[0] as ear:
+                    assert told() == "connected"
+                    refused = served.agentmon("enroll", str(child.pid), "-p", policy)
+                    assert refused.returncode == 2
+                    assert f"{child.pid}:fd3: connect `127.0.0.1:{port}`" in refused.stderr
+                    assert "rule `network`: no network" in refused.stderr
+                    assert served.json("ps")["sessions"] == []
+                    assert told("go\n") == "sent"
+                    assert ear.recv(100) == b"data"
+                    one = served.agentmon("enroll", str(child.pid), "-p", policy, "--accept", f"{child.pid}:fd3")
+                    assert one.returncode == 0, one.stderr
+                    # react: what was accepted is not judged again
+                    assert told("go\n") == ("denied" if tier is Tier.LSM else "sent")
+                    ear.setblocking(False)
+                    if tier is Tier.LSM:
+                        with pytest.raises(BlockingIOError):
+                            ear.recv(100)
+            finally:
+                child.kill()
+                served.agentmon("release", "--all")
 
 
 def test_a_stopped_process_stays_stopped(served: Host, policy: Path) -> None:

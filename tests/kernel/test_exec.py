@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from agentmon.model.events import Flag
 from agentmon.model.operations import Action, Operation, Reason, Tier
-from tests.support.fence import Fence, Outcome, blocked, in_child, object_path
+from tests.support.fence import Fence, Outcome, attempt, blocked, in_child, object_path
 
 Program = Callable[[str], Path]
 SECRET = b"the content\n"
@@ -51,7 +52,7 @@ def test_a_denied_program_does_not_run(
     fence: Fence, tier: Tier, program: Program, tool: Path, secret: Path, how: str
 ) -> None:
     words = [program("spawn"), how, tool, secret]
-    assert fence.run("  []\n", words).value == SECRET
+    assert fence.without(words).value == SECRET
     outcome = fence.run(deny(tool), words)
     assert refused(outcome, tier)
     assert outcome.told() == [("exec", "deny", "fence")]
@@ -62,7 +63,7 @@ def test_a_denied_program_does_not_run_from_another_thread(
     fence: Fence, tier: Tier, program: Program, tool: Path, secret: Path
 ) -> None:
     words = [program("exec_thread"), tool, secret]
-    assert fence.run("  []\n", words).value == SECRET
+    assert fence.without(words).value == SECRET
     outcome = fence.run(deny(tool), words)
     assert refused(outcome, tier)
     assert outcome.told() == [("exec", "deny", "fence")]
@@ -88,14 +89,34 @@ def test_a_hard_link_does_not_hide_a_program_named_exactly(
     assert outcome.decisions[-1].flags & Flag.PINNED
 
 
+def shown(start: Callable[[], object]) -> tuple[bytes, int]:
+    """What the program printed that `start` made of a child, and how that ended: its status, or minus a signal."""
+    end, begin = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.dup2(begin, 1)
+        os._exit(attempt(start))
+    os.close(begin)
+    return os.read(end, 100), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def nothing_shown(tier: Tier) -> tuple[bytes, int]:
+    """What `shown` returns of a denied program."""
+    return b"", errno.EPERM if tier is Tier.LSM else -signal.SIGKILL
+
+
 def test_execveat_of_a_descriptor_is_judged(fence: Fence, tier: Tier, tool: Path, secret: Path) -> None:
     fd = os.open(tool, os.O_RDONLY)
+
+    def body() -> tuple[bytes, int]:
+        return shown(lambda: os.execve(fd, [tool, secret], {}))
+
     try:
-        words = [str(tool), str(secret)]
-        outcome = fence.run(deny(tool), lambda: os.execve(fd, words, {}))
+        assert fence.without(body).value == (SECRET, 0)
+        outcome = fence.run(deny(tool), body)
     finally:
         os.close(fd)
-    assert outcome.stopped(tier)
+    assert outcome.value == nothing_shown(tier)
     assert outcome.told() == [("exec", "deny", "fence")]
 
 
@@ -104,7 +125,7 @@ def test_a_script_is_judged_by_its_own_path(fence: Fence, tier: Tier, program: P
     script.write_text(f"#!{program('show')}\n{SECRET.decode()}")
     script.chmod(0o755)
     words = [program("spawn"), "fork", script]
-    assert SECRET in fence.run("  []\n", words).value
+    assert SECRET in fence.without(words).value
     outcome = fence.run(deny(script), words)
     assert refused(outcome, tier)
     assert outcome.told()[0] == ("exec", "deny", "fence")
@@ -127,6 +148,21 @@ def test_a_script_by_another_name_does_not_run(fence: Fence, tier: Tier, ground:
     assert any(d.verdict is Action.DENY and d.object == os.fsencode(script) for d in outcome.decisions)
 
 
+@pytest.mark.tier("lsm")
+def test_a_script_without_an_interpreter_is_judged_before_the_kernel_refuses_it(fence: Fence, ground: Path) -> None:
+    """The shell reads such a file itself, but only after ENOEXEC. In the react tier there is no such moment."""
+    script, proof = ground / "script", ground / "proof"
+    script.write_text(f": > {proof}\n")
+    script.chmod(0o755)
+    words = ["/bin/sh", "-c", f"{script}; :"]
+    fence.without(words)
+    assert proof.exists()
+    proof.unlink()
+    outcome = fence.run(deny(script), words)
+    assert ("exec", "deny", "fence") in outcome.told()
+    assert not proof.exists()
+
+
 def test_a_script_named_relative_to_its_directory_is_judged(
     fence: Fence, tier: Tier, program: Program, ground: Path
 ) -> None:
@@ -144,14 +180,20 @@ def test_a_script_named_relative_to_its_directory_is_judged(
 
 
 def test_a_program_without_a_path_is_refused(fence: Fence, tier: Tier, tool: Path, secret: Path) -> None:
-    """A memfd has no place in the tree: the severest verdict of exec that the policy has."""
+    """A memfd has no place in the tree: `anon_exec` where that is an operation, else the severest verdict of exec."""
 
-    def body() -> None:
+    def body() -> tuple[bytes, int]:
         fd = os.memfd_create("x")
         os.write(fd, tool.read_bytes())
-        os.execve(fd, ["x", str(secret)], {})
+        return shown(lambda: os.execve(fd, ["x", str(secret)], {}))
 
-    outcome = fence.run(deny("/nonexistent"), body)
-    assert outcome.stopped(tier)
+    assert fence.without(body).value == (SECRET, 0)
+    anonymous = "  - {id: anonymous, on: anon_exec, action: deny}\n"
+    outcome = fence.run(deny("/nonexistent") + anonymous, body)
+    assert outcome.value == nothing_shown(tier)
     last = outcome.decisions[-1]
-    assert (last.operation, last.verdict, last.reason) == (Operation.EXEC, Action.DENY, Reason.PATH_UNREACHABLE)
+    expected = {
+        Tier.LSM: (Operation.ANON_EXEC, Action.DENY, Reason.RULE),
+        Tier.REACT: (Operation.EXEC, Action.DENY, Reason.PATH_UNREACHABLE),
+    }
+    assert (last.operation, last.verdict, last.reason) == expected[tier]

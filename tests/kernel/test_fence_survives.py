@@ -168,6 +168,7 @@ def test_the_embedded_daemon_is_killed(arena: Arena) -> None:
         arena.check(marks)
         arena.clear(run, marks)
     assert arena.ticked > 1
+    assert str(arena.host.directory) not in Path("/proc/self/mounts").read_text()  # canaries mount, in vain
 
 
 def test_the_daemon_is_told_to_stop_while_a_session_lives(arena: Arena) -> None:

@@ -141,6 +141,7 @@ def test_a_full_ring_changes_no_verdict_and_is_counted(fence: Fence, tier: Tier,
             os.close(os.open("file", os.O_RDONLY))
         return in_child(lambda: os.open(secret, os.O_RDONLY))
 
+    assert fence.without(body).value == (0, 0)
     before = counted(fence, "ring_lost")
     with fence.session(text) as session:
         outcome = session.finish(session.start(body), drain=False)
@@ -264,6 +265,7 @@ def no_scratch(monitor: Monitor) -> Iterator[None]:
 def test_without_scratch_memory_the_verdict_is_the_severest(fence: Fence, tier: Tier, ground: Path) -> None:
     harmless = ground / "harmless"
     harmless.write_bytes(SECRET)
+    assert fence.without(lambda: os.open(harmless, os.O_RDONLY)).errno == 0
     before = counted(fence, "scratch_exhausted")
     with fence.session(STRICT) as session:
         child = session.fork(lambda: os.open(harmless, os.O_RDONLY))

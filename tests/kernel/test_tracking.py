@@ -56,7 +56,7 @@ def is_fenced(outcome: Outcome) -> bool:
 @pytest.mark.parametrize("how", ["fork", "vfork", "thread", "clone3"])
 def test_children_are_fenced(fence: Fence, program: Program, policy: str, secret: Path, how: str) -> None:
     words = [program("spawn"), how, program("show"), secret]
-    assert fence.run("  []\n", words).value == SECRET
+    assert fence.without(words).value == SECRET
     outcome = fence.run(policy, words)
     assert is_fenced(outcome)
     changes = [c for c in outcome.changes if c.what is What.FORK]
@@ -80,7 +80,7 @@ def test_threads_are_fenced(fence: Fence, tier: Tier, policy: str, secret: Path)
 
 def test_exec_from_another_thread_stays_fenced(fence: Fence, program: Program, policy: str, secret: Path) -> None:
     words = [program("exec_thread"), program("show"), secret]
-    assert fence.run("  []\n", words).value == SECRET
+    assert fence.without(words).value == SECRET
     assert is_fenced(fence.run(policy, words))
 
 
@@ -88,7 +88,7 @@ def test_a_process_whose_first_thread_ended_stays_fenced(
     fence: Fence, program: Program, policy: str, secret: Path
 ) -> None:
     words = [program("leaderless"), secret]
-    assert fence.run("  []\n", words).value == SECRET
+    assert fence.without(words).value == SECRET
     assert is_fenced(fence.run(policy, words))
 
 
@@ -99,6 +99,7 @@ def test_orphans_of_a_double_fork_are_fenced(
     told_read, told_write = os.pipe()
 
     def body() -> None:
+        os.close(told_read)
         if os.fork():
             return
         if new_session:
@@ -110,6 +111,8 @@ def test_orphans_of_a_double_fork_are_fenced(
         os.write(told_write, str(attempt(lambda: read(secret))).encode())
         os._exit(0)
 
+    assert fence.without(body).status == 0
+    assert os.read(told_read, 10) == b"0"
     with fence.session(policy) as session:
         outcome = session.run(body)
         os.close(told_write)
@@ -152,7 +155,7 @@ def test_a_reused_pid_inherits_nothing(fence: Fence, program: Program, policy: s
         gone = outcome.changes[0].process
         # even if its end had been missed
         stale = PROC_KEY.pack(gone.start_ns, gone.pid, 0)
-        session.monitor._maps["procs"].update(stale, PROC.pack(session.slot, 0, 0, 0, session.serial, 0))
+        session.monitor._maps["procs"].update(stale, PROC.pack(session.slot, 0, 0, 0, 0, 0, session.serial, 0, 0, 0))
         assert ProcessKey(gone.pid, gone.start_ns) in session.live()
         words = [program("spawn"), str(gone.pid), program("show"), secret]
         done = subprocess.run(words, capture_output=True, check=False)
@@ -198,6 +201,8 @@ def test_what_runs_already_is_fenced_from_then_on(fence: Fence, tier: Tier, poli
             os.read(go_read, 1)
             return first + read(secret)
 
+        os.write(go_write, b"!")
+        assert fence.without(body).value == SECRET * 2
         child = session.fork(body)
         session.begin(child)
         time.sleep(0.3)
@@ -206,6 +211,23 @@ def test_what_runs_already_is_fenced_from_then_on(fence: Fence, tier: Tier, poli
         assert session.finish(child).stopped(tier)
         os.close(go_read)
         os.close(go_write)
+
+
+def test_each_process_of_a_large_tree_is_told(fence: Fence, program: Program, policy: str) -> None:
+    """More than one read of the kernel's list of tasks holds (32 KiB)."""
+    count = 1500
+    with fence.session(policy) as session:
+        child = session.fork([program("family"), str(count)])
+        session.begin(child)
+        try:
+            assert os.read(child.result, 1) == b"!"
+            listed = [key.pid for key in session.enroll(child.pid)]
+            children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+        session.finish(child)
+    assert sorted(listed) == sorted([child.pid, *map(int, children)])
+    assert len(children) == count
 
 
 def test_enrolling_twice_adds_nothing(fence: Fence, policy: str) -> None:

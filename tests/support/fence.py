@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentmon.daemon.clocks import Clocks
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.events import Decision, Event, ProcessEvent, ProcessKey
-from agentmon.model.operations import Action, Operation, Tier
+from agentmon.model.operations import OPERATIONS, PART_OF_WRITE, Action, Operation, Tier
 from agentmon.model.tables import NO_RULE, CompiledPolicy
 from agentmon.policy.bind import bind_policy
 from agentmon.policy.compile import compile_policy
@@ -26,8 +27,8 @@ from agentmon.policy.load import load_text
 from agentmon.policy.rules import Policy, Variables
 
 #: Emulated guests are slow; native hosts never wait this long.
-PATIENCE_S = 90.0
-ALLOW_ALL = "default: {exec: allow, read: allow, write: allow, create: allow, connect: allow, send: allow}\n"
+PATIENCE_S = 180.0
+ALLOW_ALL = f"default: {{{', '.join(f'{o.word}: allow' for o in OPERATIONS if o not in PART_OF_WRITE)}}}\n"
 
 Body = Callable[[], Any] | Sequence[str | os.PathLike[str]]
 
@@ -84,15 +85,30 @@ class Child:
 class Session:
     """One policy in force for whatever is enrolled in it."""
 
-    def __init__(self, monitor: Monitor, policy: Policy, variables: Variables) -> None:
+    def __init__(self, monitor: Monitor, policy: Policy, variables: Variables, *, split: bool | None = None) -> None:
         self.monitor = monitor
         self.tier = monitor.tier
-        bound = bind_policy(policy, variables)
-        self.compiled = compile_policy(bound)
-        self.evaluator = Evaluator(bound)
-        self.policy_slot, self.generation = monitor.install_policy(self.compiled)
+        #: By generation, each policy that the session was ever under.
+        self.evaluators: dict[int, Evaluator] = {}
+        self._install(policy, variables, split=split)
         self.slot, self.serial = monitor.open_session(self.policy_slot)
         self.events: list[Event] = []
+
+    def _install(self, policy: Policy, variables: Variables, *, split: bool | None = None) -> None:
+        bound = bind_policy(policy, variables)
+        self.compiled = compile_policy(bound, split=split)
+        self.evaluator = Evaluator(bound)
+        self.policy_slot, self.generation = self.monitor.install_policy(self.compiled)
+        Clocks().start(self.monitor, self.policy_slot, self.compiled.conditions)
+        self.evaluators[self.generation] = self.evaluator
+
+    def swap(self, policy: Policy, ready: Callable[[], None] = lambda: None) -> None:
+        """Puts what is enrolled under another policy; `ready` is called just before, with that one's generation."""
+        old = self.policy_slot
+        self._install(policy, self.evaluator.bound.variables)
+        ready()
+        self.monitor.change_policy(self.slot, self.policy_slot)
+        self.monitor.remove_policy(old)
 
     def enroll(self, *pids: int) -> list[ProcessKey]:
         return self.monitor.enroll(pids, self.slot)
@@ -181,8 +197,13 @@ class Fence:
         self.tier = monitor.tier
 
     @contextlib.contextmanager
-    def session(self, policy: str | Policy, variables: Variables | None = None) -> Iterator[Session]:
-        """A session under a policy: whole YAML, or only its rules if everything else is to be allowed."""
+    def session(
+        self, policy: str | Policy, variables: Variables | None = None, *, split: bool | None = None
+    ) -> Iterator[Session]:
+        """A session under a policy: whole YAML, or only its rules if everything else is to be allowed.
+
+        ``split``: in several automata, as large policies are.
+        """
         if isinstance(policy, str):
             text = policy if "policy:" in policy else f"policy: test\n{ALLOW_ALL}rules:\n{policy}"
             policy = load_text(text, "test.yaml")
@@ -190,11 +211,19 @@ class Fence:
             self.monitor,
             policy,
             variables or Variables.of(workspace="/nonexistent", home="/nonexistent", user="nobody"),
+            split=split,
         )
         try:
             yield opened
         finally:
             opened.close()
+
+    def without(self, body: Body) -> Outcome:
+        """One child that is not enrolled: the effect that a test has to see first."""
+        with self.session("  []\n") as session:
+            child = session.fork(body)
+            session.begin(child)
+            return session.finish(child)
 
     def run(self, policy: str, body: Body) -> Outcome:
         """One child in a session of its own."""

@@ -21,7 +21,7 @@ from agentmon.kernel.host import BPFFS
 
 REPOSITORY = Path(__file__).parents[2]
 #: Emulated guests are slow; native hosts never wait this long.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 _numbers = itertools.count()
 
 
@@ -127,7 +127,9 @@ class Host:
         """A policy file that allows everything but what `rules` (a YAML list) says."""
         path = self.directory / f"{name}.yaml"
         path.write_text(
-            f"policy: {name}\ndefault: {{exec: allow, read: allow, write: allow, create: allow, connect: allow}}\n"
+            f"policy: {name}\n"
+            "default: {exec: allow, read: allow, write: allow, create: allow, connect: allow,"
+            " bind: allow, listen: allow, unix: allow}\n"
             f"rules:\n{rules}\n"
         )
         return path

@@ -9,12 +9,23 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from agentmon.model.conditions import Risk
 from agentmon.model.operations import Action, Operation
 from agentmon.policy.load import load_text
 from agentmon.policy.rules import Policy, Variables
+from agentmon.policy.situation import Situation
 
 #: Where the golden and random paths live. Kernel tests may use another: `golden(base)`, `random_case(…, base)`.
 BASE = "/srv/fence"
+
+#: Lists of users that random policies name.
+USERS = [["root"], ["0", "65534"], ["1"], ["65534"]]
+
+RISKS = [risk.word for risk in Risk]
+TIMES = [["00:00-24:00 UTC"], ["Mon-Fri 09:00-18:00 Europe/Berlin"], ["Sat,Sun 22:00-06:00 America/New_York"]]
+
+MARKS = ["m", "n"]
+REQUIRES = ["m", "n", "m since n", "n since m"]
 
 PATH_OPERATIONS = (Operation.EXEC, Operation.READ, Operation.WRITE, Operation.CREATE)
 
@@ -144,7 +155,48 @@ def _pattern(rng: random.Random, base: str) -> str:
     return "/".join([start, *pieces])
 
 
-def random_text(seed: int, base: str = BASE) -> str:
+def _ask(rng: random.Random, rule: dict[str, object], carve: dict[str, object], programs: list[list[str]]) -> None:
+    """Some conditions on who acts."""
+    if rng.random() < 0.4:
+        rule["parent"] = rng.choice(programs)
+    if rng.random() < 0.2:
+        carve["parent"] = rng.choice(programs)
+    if rng.random() < 0.3:
+        rule["user"] = rng.choice(USERS)
+    if rng.random() < 0.15:
+        carve["user"] = rng.choice(USERS)
+    when: dict[str, object] = {}
+    if rng.random() < 0.25:
+        when["risk"] = rng.choice(RISKS)
+    if rng.random() < 0.2:
+        when["time"] = rng.choice(TIMES)
+    if rng.random() < 0.2:
+        when["requires"] = rng.sample(REQUIRES, rng.randint(1, 2))
+    if rule["action"] in ("allow", "audit") and rng.random() < 0.1:
+        when["rate"] = rng.choice(["10/min", "1/s"])
+    if when:
+        rule["when"] = when
+    if rng.random() < 0.1:
+        carve["requires"] = rng.choice(REQUIRES)
+    if rule["action"] in ("allow", "audit") and rng.random() < 0.3:
+        rule["marks"] = rng.sample(MARKS, rng.randint(1, 2))
+    if rng.random() < 0.1:
+        carve["risk"] = rng.choice(RISKS)
+    if rng.random() < 0.1:
+        carve["time"] = rng.choice(TIMES)
+
+
+def random_situation(rng: random.Random, base: str = BASE) -> Situation:
+    """Somebody for whom the conditions of random policies hold, or not."""
+    programs = [f"{base}/bin/a", f"{base}/bin/c", f"{base}/x/b", f"{base}/opt/t", f"{base}/none"]
+    parents = tuple(p.encode() for p in rng.sample(programs, rng.randint(0, 2)))
+    time_s = rng.choice([None, 1_774_747_800.0 + rng.randrange(7 * 86_400)])
+    marks = tuple(rng.sample(MARKS, rng.randint(0, 2)))
+    over = tuple(f"r{i}" for i in range(8) if rng.random() < 0.5)
+    return Situation(parents, rng.choice([0, 1, 65534, 4242]), rng.choice(list(Risk)), time_s, marks, over)
+
+
+def random_text(seed: int, base: str = BASE, *, conditions: bool = False) -> str:
     """A random valid policy, as YAML."""
     import json
 
@@ -166,9 +218,13 @@ def random_text(seed: int, base: str = BASE) -> str:
                 rule["exe"] = rng.choice(programs)
             if rng.random() < 0.15:
                 carve["exe"] = rng.choice(programs)
+        if conditions:
+            _ask(rng, rule, carve, programs)
         if carve:
             rule["except"] = carve
         rules.append(rule)
+    if conditions:  # somebody sets each mark
+        rules.append({"id": "marks", "on": "read", "paths": f"{base}/none", "action": "allow", "marks": MARKS})
     default = {word: rng.choice(["allow", "deny"]) for word in words}
     return json.dumps({"policy": f"random-{seed}", "default": default, "rules": rules}, ensure_ascii=False)
 
@@ -186,7 +242,7 @@ def random_paths(seed: int, count: int, base: str = BASE) -> list[bytes]:
 
 
 def random_case(
-    seed: int, paths: int = 20, base: str = BASE
+    seed: int, paths: int = 20, base: str = BASE, *, conditions: bool = False
 ) -> tuple[Policy, Variables, list[tuple[Operation, bytes, bytes]]]:
     """A random policy and questions to it: (operation, path, running program)."""
     rng = random.Random(seed ^ 0xCA5E)
@@ -194,4 +250,4 @@ def random_case(
     questions = [
         (rng.choice(PATH_OPERATIONS), path, rng.choice(programs).encode()) for path in random_paths(seed, paths, base)
     ]
-    return load_text(random_text(seed, base), f"random-{seed}.yaml"), variables(base), questions
+    return load_text(random_text(seed, base, conditions=conditions), f"random-{seed}.yaml"), variables(base), questions

@@ -19,7 +19,8 @@ ALLOWED = {
     "host": {"model", "errors"},
     "audit": {"model", "errors"},
     "control": {"model", "errors"},
-    "daemon": {"model", "errors", "policy", "engine", "kernel", "host", "audit", "control", "agentmon"},
+    "resolver": {"model", "errors"},
+    "daemon": {"model", "errors", "policy", "engine", "kernel", "host", "audit", "control", "resolver", "agentmon"},
 }
 
 

@@ -19,7 +19,8 @@ def _boots(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Fut
     if os.geteuid():
         pytest.skip("guests are built and run as root")
     running: dict[tuple[str, str], Future[Any]] = {}
-    with ThreadPoolExecutor(max_workers=8) as pool:  # the harness counts the guests
+    # one after the other in their order, the longest first; the harness counts the guests of others too
+    with ThreadPoolExecutor(max_workers=max(1, int(os.environ.get("AGENTMON_VM_JOBS") or 1))) as pool:
         for item in request.session.items:
             module = getattr(item, "module", None)
             if hasattr(module, "boot") and isinstance(item, pytest.Function):

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.programs import BUILT as PROGRAMS
 from tests.programs import build as build_programs
 from tests.vm import image
 from tests.vm.image import CHECKOUT, VmError
@@ -51,15 +52,16 @@ def run(
     cpus: int = 2,
     memory_mib: int = 2048,
     sink: Callable[[bytes], object] | None = None,
+    root: Path | None = None,
 ) -> Iterator[Result]:
     """Boots a kernel, runs a command (a shell string, or words) as root in the checkout, yields how it ended.
 
     ``files`` maps absolute guest paths to host files or folders. ``sink`` gets the output as it comes.
-    ``systemd`` boots with systemd as PID 1. Raises VmError, with the guest's console, if the guest dies or
-    takes longer than ``timeout_seconds``.
+    ``systemd`` boots with systemd as PID 1. ``root``: another image than the tests'. Raises VmError, with the guest's
+    console, if the guest dies or takes longer than ``timeout_seconds``.
     """
     booted = image.kernel(kernel)
-    root = image.root()
+    root = root or image.root()
     with tempfile.TemporaryDirectory(prefix="agentmon-vm-") as temporary, image.guest_slot():
         folder = Path(temporary)
         work = folder / "work.img"
@@ -67,6 +69,9 @@ def run(
         _work_disk(folder / "tree", work, booted, text, files or {})
         start = time.monotonic()
         argv = _qemu(booted, root, work, folder / "console", cmdline, systemd=systemd, cpus=cpus, memory_mib=memory_mib)
+        if booted.boot:
+            image.initrd(folder / "initrd", booted.boot, PROGRAMS / "initrd")
+            argv += ["-initrd", str(folder / "initrd")]
         output, late = _watch(argv, timeout_seconds, sink)
         console = (folder / "console").read_text(errors="replace")
         (folder / "back").mkdir()

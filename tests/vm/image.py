@@ -13,6 +13,7 @@ import fnmatch
 import hashlib
 import inspect
 import json
+import lzma
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SUITE = "bookworm"
 PACKAGES = (
     "bpftool",  # for people who look into a guest by hand
+    "busybox",
     "dbus",  # systemd-run and busctl in the systemd guest
     "git",
     "iproute2",
@@ -52,17 +54,23 @@ MODULES = (
     "af_packet_diag",
     "autofs4",
     "inet_diag",
+    "ip6_udp_tunnel",  # of sctp
+    "libcrc32c",  # of sctp
     "netlink_diag",
     "overlay",
     "raw_diag",
+    "sctp",
     "tcp_diag",
     "udp_diag",
+    "udp_tunnel",  # of sctp
     "unix_diag",
     "vmw_vsock_virtio_transport_common",
     "vsock",
     "vsock_diag",
     "vsock_loopback",
 )
+# What a kernel that is not made for clouds needs to find its root, in the order of loading.
+BOOT_MODULES = ("crc32c_generic", "nvme-auth", "nvme-core", "nvme", "crc16", "mbcache", "jbd2", "ext4")
 # Files of guest/ that the image carries, and where; the others come with each run.
 IN_IMAGE = {
     "agentmon": "usr/local/bin/agentmon",
@@ -80,15 +88,17 @@ class VmError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A Debian cloud kernel, unpacked."""
+    """A Debian kernel, unpacked. ``boot``: the modules of its initial RAM disk, if it needs one."""
 
     name: str
     release: str
     vmlinuz: Path
     modules: Path
+    boot: Path | None
 
 
-KERNELS = {"6.1": "bookworm", "6.12": "trixie", "7.2": "sid"}
+# Cloud kernels, and one as it comes: only that one knows x32.
+KERNELS = {"6.1": "bookworm", "6.12": "trixie", "7.2": "sid", "6.12-generic": "trixie"}
 
 
 def cache() -> Path:
@@ -177,10 +187,15 @@ def kernel(name: str) -> Kernel:
         raise VmError(f"no kernel `{name}`: choose one of {', '.join(KERNELS)}")
     with locked("kernels"):
         folder = cache() / "kernels" / name
-        if not (folder / "release").exists():
+        ingredients = folder / "ingredients"
+        if not ingredients.exists() or ingredients.read_text() != _INGREDIENTS:
             _fetch_kernel(name, folder)
         release = (folder / "release").read_text()
-        return Kernel(name, release, folder / "vmlinuz", folder / "modules")
+        boot = folder / "boot"
+        return Kernel(name, release, folder / "vmlinuz", folder / "modules", boot if boot.exists() else None)
+
+
+_INGREDIENTS = "\n".join((*MODULES, *BOOT_MODULES))
 
 
 def _fetch_kernel(name: str, folder: Path) -> None:
@@ -205,9 +220,9 @@ def _fetch_kernel(name: str, folder: Path) -> None:
         ]
         command("apt-get", *apt, "-q", "update")
         names = command("apt-cache", *apt, "pkgnames", "linux-").split()
-        found = {
-            m[1] for n in names if (m := re.fullmatch(rf"linux-image-({re.escape(name)}\.[^-]+.*-cloud-amd64)", n))
-        }
+        version, _, generic = name.partition("-")
+        pattern = rf"linux-image-({re.escape(version)}\.[^-]+{'' if generic else '.*-cloud'}-amd64)"
+        found = {m[1] for n in names if (m := re.fullmatch(pattern, n))}
         if not found:
             raise VmError(
                 f"{suite} offers no kernel {name} any more: see `apt-cache search linux-image` for what it has"
@@ -227,7 +242,14 @@ def _fetch_kernel(name: str, folder: Path) -> None:
         for file in (work / "tree").rglob("modules.builtin*"):
             shutil.copy(file, target)
         (target / "modules.order").touch()
+        if generic:
+            (work / "new" / "boot").mkdir()
+            for index, module in enumerate(BOOT_MODULES):
+                file = next((work / "tree").rglob(f"{module}.ko*"))
+                data = lzma.decompress(file.read_bytes()) if file.suffix == ".xz" else file.read_bytes()
+                (work / "new" / "boot" / f"{index}.ko").write_bytes(data)
         (work / "new" / "release").write_text(release)
+        (work / "new" / "ingredients").write_text(_INGREDIENTS)
         shutil.rmtree(folder, ignore_errors=True)
         (work / "new").rename(folder)
 
@@ -324,3 +346,17 @@ def disk(image: Path, tree: Path, size_bytes: int, *, label: str, partition: boo
         "mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-L", label, "-d", tree, "-E", f"offset={offset}",
         image, f"{size_bytes // 1024}k",
     )  # fmt: skip
+
+
+def initrd(archive: Path, modules: Path, init: Path) -> None:
+    """Makes an initial RAM disk: ``init``, and the modules that it loads."""
+    entries = [("init", 0o100755, init.read_bytes())]
+    entries += [(name, 0o40755, b"") for name in ("dev", "modules", "root")]
+    entries += [(f"modules/{file.name}", 0o100644, file.read_bytes()) for file in sorted(modules.iterdir())]
+    with archive.open("wb") as file:
+        for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")]):
+            # Documentation/driver-api/early-userspace/buffer-format.rst
+            fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+            head = b"070701" + b"".join(b"%08x" % field for field in fields) + name.encode() + b"\0"
+            for part in (head, data):
+                file.write(part + bytes(-len(part) % 4))

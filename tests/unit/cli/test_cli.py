@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.audit.store import AuditLog
 from agentmon.cli import render
 from agentmon.cli.child import target_user
 from agentmon.cli.main import VERBS, main
 from agentmon.errors import AgentmonError
 from agentmon.model.records import Record
+from tests.support.recorded import Log
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -93,17 +96,85 @@ def test_a_bad_span_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "`yesterday`" in capsys.readouterr().err
 
 
-def test_completion_is_valid_shell_and_knows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_is_valid_shell_and_knows_the_verbs(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    ask = f"{script}\nCOMP_WORDS=(agentmon r); COMP_CWORD=1; _agentmon; echo ${{COMPREPLY[*]}}"
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["run", "release"]
-    ask = f"{script}\nCOMP_WORDS=(agentmon run --wor); COMP_CWORD=2; _agentmon; echo ${{COMPREPLY[*]}}"
-    assert subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout == "--workspace\n"
-    ask = f"{script}\nCOMP_WORDS=(agentmon run -p ''); COMP_CWORD=3; _agentmon; echo ${{COMPREPLY[*]}}"
-    assert subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout == "\n"
+    # what it asks of agentmon
+    script += """
+agentmon() {
+  case "$*" in
+  'policy list') printf 'base  the base\\ncoding-agent  more\\n' ;;
+  'ps --json') echo '{"sessions":[{"id":"s-7f3a"},{"id":"s-80b1"}]}' ;;
+  esac
+}
+"""
+
+    def complete(*words: str) -> list[str]:
+        typed = shlex.join(words)
+        ask = f"{script}\nCOMP_WORDS=(agentmon {typed}); COMP_CWORD={len(words)}; _agentmon; echo ${{COMPREPLY[*]}}"
+        done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, cwd=nowhere)
+        assert not done.stderr
+        return done.stdout.split()
+
+    (nowhere / "mine.yaml").touch()
+    (nowhere / "other.txt").touch()
+    assert complete("r") == ["run", "reload", "release", "risk", "replay"]
+    assert complete("run", "--wor") == ["--workspace"]
+    assert complete("run", "--workspace", "") == []
+    assert complete("run", "-p", "") == complete("policy", "explain", "-p", "") == ["mine.yaml", "base", "coding-agent"]
+    assert complete("run", "--policy", "co") == ["coding-agent"]
+    assert complete("release", "s-") == complete("audit", "log", "--session", "") == ["s-7f3a", "s-80b1"]
+    assert complete("policy", "ch") == complete("--config", "x", "policy", "ch") == ["check"]
+    assert complete("policy", "explain", "co") == ["connect"]
+    assert complete("policy", "check", "b") == ["base"]
+    assert complete("risk", "s-7") == ["s-7f3a"]
+    assert "high" in complete("risk", "s-7f3a", "")
+
+
+def test_unknown_options_show_the_usage_of_their_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["ps"], ["policy", "check"], ["audit", "log"]):
+        with pytest.raises(SystemExit, match="64"):
+            main([*words, "--nosuch"])
+        err = capsys.readouterr().err
+        verb = " ".join(words)
+        assert err.startswith(f"usage: agentmon {verb} ")
+        assert err.endswith(f"agentmon {verb}: unrecognized arguments: --nosuch; see `agentmon {verb} --help`\n")
+
+
+def test_audit_log_of_one_session_and_the_last(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    for number in range(4):
+        log.did("read", f"/f{number}")
+    audit = AuditLog(nowhere / "audit.db")
+    audit.append(log.records)
+    audit.close()
+    file = ["--file", str(audit.path)]
+    assert main(["audit", "log", *file, "--session", "nosuch"]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, "no record of a session `nosuch`" in captured.err) == ("", True)
+    assert main(["audit", "log", *file, "--session", "s-1", "--blocked"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["audit", "log", *file, "--session", "s-1", "--last", "2"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert ("read /f2" in first, "read /f3" in second) == (True, True)
+    with pytest.raises(SystemExit, match="64"):
+        main(["audit", "log", *file, "--last", "0"])
+
+
+def test_errors_of_policy_verbs_say_who_speaks(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["policy", "show", str(nowhere / "none.yaml")]) == 3
+    assert main(["policy", "explain", "raed", "/x"]) == 64
+    assert main(["policy", "explain", "connect", "1.2.3.4"]) == 64
+    lines = capsys.readouterr().err.splitlines()
+    assert main(["policy", "check", "nosuch"]) == main(["policy", "test", "nosuch"]) == 3
+    lines += capsys.readouterr().err.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("agentmon: ") for line in lines)
+    bad = nowhere / "bad.yaml"
+    bad.write_text("policy: bad\nrulez: []")
+    assert main(["policy", "check", str(bad)]) == 3
+    assert capsys.readouterr().err.startswith(f"{bad}:2:1: ")  # as compilers do, for editors
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])

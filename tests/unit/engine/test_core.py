@@ -36,11 +36,14 @@ class Judgement:
 class Judge:
     """Denies whatever has `secret` in its name, and port 9."""
 
-    def path(self, operation: Operation, path: bytes, exe_tags: int = 0) -> Judgement:
+    def path(self, operation: Operation, path: bytes, exe_tags: int = 0, facts: int = 0) -> Judgement:
         return Judgement(Action.DENY, 0) if b"secret" in path else Judgement(Action.ALLOW)
 
-    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0) -> Judgement:
+    def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0, facts: int = 0) -> Judgement:
         return Judgement(Action.DENY, 0) if port == 9 else Judgement(Action.ALLOW)
+
+    def bare(self, operation: Operation, exe_tags: int = 0, facts: int = 0) -> Judgement:
+        return Judgement(Action.DENY)
 
 
 @pytest.fixture
@@ -78,6 +81,48 @@ def test_a_denial_is_reported_with_rule_and_reason(engine: Engine, session: Sess
     assert session.blocked_kinds == {("read", "/secret", "secret", "keys stay private"): 1}
 
 
+def test_what_is_only_observed_is_told_and_not_counted_as_blocked(engine: Engine, session: Session) -> None:
+    class Open(Judge):
+        def path(self, operation: Operation, path: bytes, exe_tags: int = 0, facts: int = 0) -> Judgement:
+            return Judgement(Action.ALLOW)
+
+    session.view = View((), Open(), observed=View(RULES, Judge()))
+    (command,) = engine.handle(decision(verdict=Action.ALLOW, rule=NO_RULE, reason=Reason.DEFAULT), 7)
+    assert isinstance(command, Report)
+    record = command.record
+    assert (record.verdict, record.would, record.rule, record.reason) == (
+        "allow",
+        "deny",
+        "secret",
+        "keys stay private",
+    )
+    assert (session.blocked, session.observed, record.blocked) == (0, 1, False)
+    (command,) = engine.handle(decision(verdict=Action.ALLOW, rule=NO_RULE, reason=Reason.DEFAULT, object=b"/else"), 7)
+    assert isinstance(command, Report)
+    assert (command.record.would, session.observed) == ("", 1)
+
+
+def test_a_name_lifts_the_default_and_nothing_more_severe(engine: Engine, session: Session) -> None:
+    here = Address(2, bytes(16), 80)
+    rules = (*RULES, RuleInfo("api", "", Action.ALLOW, "x.yaml:1"))
+    session.name_addresses("api.example.com", [here.packed])
+    allowed = decision(operation=Operation.CONNECT, object=here, verdict=Action.ALLOW, rule=1)
+
+    class Closed(Judge):
+        def net(self, operation: Operation, packed: bytes, port: int, exe_tags: int = 0, facts: int = 0) -> Judgement:
+            return Judgement(Action.DENY)
+
+    session.view = View(rules, Closed(), by_name=frozenset([1]))
+    (command,) = engine.handle(allowed, 7)
+    assert isinstance(command, Report)
+    assert (command.record.rule, command.record.detail) == ("api", "name api.example.com")
+    session.view = View(rules, Closed())
+    assert [type(c) for c in engine.handle(allowed, 7)] == [Report, Mismatch]
+    session.view = View(rules, Judge(), by_name=frozenset([1]))
+    denied = replace(allowed, object=Address(2, bytes(16), 9))
+    assert [type(c) for c in engine.handle(denied, 7)] == [Report, Mismatch]
+
+
 def test_quiet_rules_are_recorded_but_are_no_news(engine: Engine, session: Session) -> None:
     session.view = View((replace(RULES[0], quiet=True),), Judge())
     (command,) = engine.handle(decision(), 7)
@@ -106,6 +151,7 @@ def test_a_verdict_that_differs_from_the_reference_is_loud(engine: Engine, event
     "event",
     [
         decision(object=b"/harmless", flags=Flag.PINNED),
+        decision(object=b"/harmless", flags=Flag.UNSURE),
         decision(object=b"/harmless", rule=NO_RULE, reason=Reason.PATH_TOO_LONG),
         decision(object=b"/harmless", rule=NO_RULE, reason=Reason.NO_STATE),
     ],

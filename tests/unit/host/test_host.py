@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from agentmon.host import process
+from agentmon.host import interfaces, process
 from agentmon.host.freeze import Freezer
 from agentmon.host.holdings import Holding, holdings
 from agentmon.model.events import Address, ProcessKey
 from agentmon.model.operations import Operation
+from agentmon.resolver.names import pack
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -150,3 +151,49 @@ def test_a_missing_process_is_said() -> None:
     assert not process.is_alive(ProcessKey(999_999_999, 1))
     assert not process.is_descendant(999_999_999, 5)
     assert process.is_descendant(os.getpid(), os.getppid())
+
+
+def test_addresses_of_interfaces_and_of_their_links_are_here() -> None:
+    known = interfaces.Interfaces(
+        lambda: [
+            ("203.0.113.9", "255.255.255.240"),
+            ("2001:db8:7::9%eth0", "ffff:ffff:ffff:ffff::"),
+            ("2001:db8:8::9", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ("198.51.100.1", None),  # the end of a tunnel
+            ("198.51.100.5", "0.0.0.0"),  # all addresses are not here
+            ("198.51.100.9", "255.0.255.0"),
+            ("neither", "nor"),
+        ]
+    )
+    for address in ("203.0.113.9", "203.0.113.1", "2001:db8:7::9", "2001:db8:7::1234", "2001:db8:8::9", "198.51.100.1",
+                    "198.51.100.5", "198.51.100.9"):  # fmt: skip
+        assert known.hold(pack(address)), address
+    for address in ("203.0.113.16", "2001:db8:7:1::1", "2001:db8:8::8", "198.51.100.2", "198.51.100.8", "8.8.8.8"):
+        assert not known.hold(pack(address)), address
+
+
+def test_interfaces_are_listed_anew_and_what_was_known_stays_when_that_fails() -> None:
+    now, found, asked = [0.0], [("203.0.113.9", "255.255.255.255")], []
+
+    def read() -> list[interfaces.Listed]:
+        asked.append(now[0])
+        if not found:
+            raise OSError("no descriptors")
+        return list(found)
+
+    known = interfaces.Interfaces(read, lambda: now[0])
+    found[:] = [("203.0.113.10", "255.255.255.255")]
+    now[0] = 9
+    assert known.hold(pack("203.0.113.9"))
+    now[0] = 10
+    assert not known.hold(pack("203.0.113.9"))
+    assert known.hold(pack("203.0.113.10"))
+    found.clear()
+    now[0] = 25
+    assert known.hold(pack("203.0.113.10"))
+    assert known.hold(pack("203.0.113.10"))
+    assert asked == [0, 10, 25]
+
+
+def test_this_host_has_its_loopback() -> None:
+    assert interfaces.Interfaces().hold(pack("127.1.2.3"))

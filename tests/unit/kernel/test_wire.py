@@ -10,8 +10,9 @@ import struct
 import pytest
 
 from agentmon.errors import KernelError
-from agentmon.kernel import monitor, objects, tables, wire
+from agentmon.kernel import grants, monitor, objects, tables, wire
 from agentmon.kernel.ring import Ring
+from agentmon.model import conditions
 from agentmon.model import tables as model
 from agentmon.model.events import Address, Decision, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import OPERATION_SLOTS, PATH_OPERATIONS, Action, Operation, Reason, Tier
@@ -85,6 +86,9 @@ def test_tables_have_the_layout_of_the_programs(types: btf.Btf) -> None:
     assert types.structs["am_net_list"][0] == tables.LIST_HEAD.size + model.NET_LENGTH * tables.NET_ENTRY.size
     assert [f.offset for f in types.structs["am_net_key"][1]] == [0, 4, 8]
     check(types, "am_pin_key", tables.PIN_KEY)
+    assert types.structs["am_granted"][0] == tables.LIST_HEAD.size + grants.GRANT_LENGTH * types.structs["am_grant"][0]
+    assert types.structs["am_grant"][0] == grants.EXPIRES.size + tables.NET_ENTRY.size
+    assert [f.offset for f in types.structs["am_granted_key"][1]] == [0, 8, 12, 16]
     check(types, "am_session", monitor.SESSION)
     check(types, "am_proc_key", monitor.PROC_KEY)
     check(types, "am_proc", monitor.PROC)
@@ -133,6 +137,9 @@ def test_constants_are_those_of_the_headers() -> None:
         "AM_MAX_LISTS": tables.MAX_LISTS,
         "AM_MAX_SESSIONS": monitor.MAX_SESSIONS,
         "AM_MAX_PROCS": monitor.MAX_PROCS,
+        "AM_SPANS": conditions.MAX_SPANS,
+        "AM_MARKS": conditions.MAX_MARKS,
+        "AM_WANTS": conditions.MAX_MARKS,
         "AM_S_LIVE": monitor.LIVE,
         "AM_S_DOOMED": monitor.DOOMED,
     }
@@ -164,7 +171,7 @@ def test_a_decision_is_decoded() -> None:
 
 def test_an_address_is_decoded() -> None:
     packed = bytes(10) + b"\xff\xff\x7f\0\0\1"
-    record = decision(struct.pack("=HHB3x16s", 2, 443, 6, packed), op=8)
+    record = decision(struct.pack("=HHB3x16s", 2, 443, 6, packed), op=Operation.CONNECT)
     event = wire.decode(record)
     assert isinstance(event, Decision)
     assert event.object == Address(2, packed, 443, 6)
@@ -189,7 +196,7 @@ BAD = {
     "reason": (decision(reason=99), "field out of range: 99"),
     "object-long": (decision(object_size=500), "object of 500 bytes but is 115 long"),
     "object-short": (decision(object_size=1), "object of 1 bytes but is 115 long"),
-    "address-short": (decision(b"12345678", op=8), "field out of range"),
+    "address-short": (decision(b"12345678", op=Operation.CONNECT), "field out of range"),
     "cut": (decision()[:4] + struct.pack("=I", 60) + decision()[8:60], "field out of range"),
     "what": (
         struct.pack("=HHIQIIQII", 1, 2, 80, *[0] * 6) + struct.pack("=IIiIQ16s", 77, 0, 0, 0, 0, b""),

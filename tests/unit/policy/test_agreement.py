@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from agentmon.errors import PolicyError
+from agentmon.model.conditions import UNSURE_SHIFT, WHATEVER
 from agentmon.model.operations import Action, Operation
 from agentmon.model.tables import NO_RULE
 from agentmon.policy.bind import bind_policy
@@ -18,7 +20,7 @@ from agentmon.policy.evaluate import Evaluator
 from agentmon.policy.fast import FastEvaluator
 from agentmon.policy.load import load_text
 from agentmon.policy.walk import exe_tags, run_automaton, run_net
-from tests.support.policies import PATH_OPERATIONS, Case, golden, random_case, variables
+from tests.support.policies import PATH_OPERATIONS, Case, golden, random_case, random_situation, variables
 
 _POLICY, _VARIABLES, _CASES = golden()
 _BOUND = bind_policy(_POLICY, _VARIABLES)
@@ -38,12 +40,25 @@ def test_golden(case: Case) -> None:
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 1 << 32))
-def test_random_policies(seed: int) -> None:
-    policy, session, questions = random_case(seed)
+@given(st.integers(0, 1 << 32), st.booleans())
+@example(368755, False)  # a hole that two rules have, one of them beside a hole that a state tells
+def test_random_policies(seed: int, split: bool) -> None:
+    """In one automaton, and split as large policies are."""
+    agree(seed, split, conditions=False)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_random_policies_with_conditions(seed: int, split: bool) -> None:
+    agree(seed, split, conditions=True)
+
+
+def agree(seed: int, split: bool, *, conditions: bool) -> None:
+    policy, session, questions = random_case(seed, conditions=conditions)
+    rng = random.Random(seed)
     bound = bind_policy(policy, session)
     try:
-        compiled = compile_policy(bound)
+        compiled = compile_policy(bound, split=split)
     except PolicyError:  # refused for its size: that is an answer too
         assume(False)
         raise
@@ -51,10 +66,13 @@ def test_random_policies(seed: int) -> None:
     for operation, path, exe in questions:
         tags = reference.exe_tags(exe)
         assert exe_tags(compiled, exe) == fast.exe_tags(exe) == tags
-        verdict = reference.path(operation, path, exe)
-        assert run_automaton(compiled, operation, path, tags) == verdict, (path, exe)
-        assert fast.path(operation, path, tags) == verdict, (path, exe)
-        assert fast.path(operation, path, tags) == verdict  # from its cache
+        facts = reference.facts(random_situation(rng)) if conditions else 0
+        if conditions and rng.random() < 0.7:  # some or all that nobody knows
+            facts = rng.choice([WHATEVER, facts | rng.getrandbits(len(bound.conditions)) << UNSURE_SHIFT])
+        verdict = reference.path(operation, path, exe, facts)
+        assert run_automaton(compiled, operation, path, tags, facts) == verdict, (path, exe)
+        assert fast.path(operation, path, tags, facts) == verdict, (path, exe)
+        assert fast.path(operation, path, tags, facts) == verdict  # from its cache
 
 
 def test_a_hole_beside_one_that_is_no_directory_is_not_widened_by_other_rules() -> None:

@@ -13,6 +13,7 @@ from agentmon.policy.load import load, load_text
 from agentmon.policy.rules import Variables
 
 RULE = "policy: p\nrules:\n  - id: r\n    on: read\n    action: deny\n    "
+CONNECT = RULE.replace("read", "connect").replace("deny", "allow")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ RULE = "policy: p\nrules:\n  - id: r\n    on: read\n    action: deny\n    "
     [
         ("", "p.yaml:1:1: the file is empty; a policy starts with `policy: NAME`"),
         ("policy: [\n", "p.yaml:2:1: not YAML"),
-        ("- a", "p.yaml:1:1: a policy must be a mapping of keys, not a list"),
+        ("- a", "p.yaml:1:1: the file must be a mapping of keys, not a list"),
         ("rules: []", "p.yaml:1:1: `policy` is missing; add `policy: …`"),
         ("policy: a b", "p.yaml:1:9: `a b` is not a name"),
         ("policy: p\npolicy: q", "p.yaml:2:1: key `policy` is given twice"),
@@ -29,11 +30,32 @@ RULE = "policy: p\nrules:\n  - id: r\n    on: read\n    action: deny\n    "
         ("policy: p\ndefault: {raed: deny}", "p.yaml:2:11: unknown operation `raed`; did you mean `read`?"),
         ("policy: p\ndefault: {read: dney}", "p.yaml:2:17: unknown action `dney`; did you mean `deny`?"),
         ("policy: p\ndefault: deny", "p.yaml:2:10: `default` must be a mapping of keys, not `deny`"),
-        ("policy: p\nrules: x", "p.yaml:2:8: `rules` must be one value or a list, not `x`"),
+        ("policy: p\nrules: x", "p.yaml:2:8: `rules` must be a list, not `x`; start each item"),
         ("policy: p\nrules: [x]", "p.yaml:2:9: each item here must be a mapping of keys, not `x`"),
         ("policy: p\nrules:\n  - on: read\n    action: deny", "p.yaml:3:5: `id` is missing"),
         (RULE + "pahts: [/a]", "p.yaml:6:5: unknown key `pahts`; did you mean `paths`?"),
-        (RULE + "hosts: [a]", "p.yaml:6:5: `hosts` is not in this version of the language; use `cidrs`"),
+        (RULE + "hosts: [a]", "p.yaml:6:5: `hosts` does not apply to `read`; write a rule of its own"),
+        (RULE + "hots: [a]", "p.yaml:6:5: unknown key `hots`; did you mean `hosts`?"),
+        (CONNECT + "hosts: []", "p.yaml:6:5: `hosts` is empty; leave it out to match every object"),
+        (CONNECT + "hosts: ['a.org', '*']", "p.yaml:6:22: `*`: `*` stands for whole labels at the start"),
+        (CONNECT + "hosts: ['a.*.org']", "p.yaml:6:13: `a.*.org`: `*` stands for whole labels at the start"),
+        (CONNECT + "hosts: ['*.com:443']", "p.yaml:6:13: `*.com:443` would be all of `com`; name a domain"),
+        (CONNECT + "hosts: 10.0.0.1:443", "p.yaml:6:12: `10.0.0.1:443` is an address; put it into `cidrs`"),
+        (CONNECT + "hosts: '[::1]:443'", "p.yaml:6:12: `[::1]:443` is an address; put it into `cidrs`"),
+        (CONNECT + "hosts: 10.0.0.0/8", "p.yaml:6:12: `10.0.0.0/8` is an address; put it into `cidrs`"),
+        (
+            CONNECT + "hosts: 'https://a.org'",
+            "p.yaml:6:12: `https://a.org` is not the name of a host; write it without",
+        ),
+        (CONNECT + "hosts: a..org", "p.yaml:6:12: `a..org` is not the name of a host; write such as `api.example.com"),
+        (
+            CONNECT + "hosts: localhost:80",
+            "p.yaml:6:12: `localhost:80` is this host; write `cidrs: [127.0.0",
+        ),
+        (CONNECT + "hosts: a.org:0x", "p.yaml:6:12: `0x` is not a port; write such as `443` or `8000-9000`"),
+        (CONNECT + "hosts: '☃️.example'", "p.yaml:6:12: `☃️.example` is not the name of a host"),
+        (CONNECT + "hosts: a.org\n    except: {cidrs: '::1'}", "p.yaml:7:21: a hole in `hosts` cannot be `cidrs`"),
+        (CONNECT.replace("allow", "deny") + "hosts: a.org", "p.yaml:5:13: `deny` by name stops nobody"),
         (RULE + "except: {pths: /a}", "p.yaml:6:14: unknown key `pths`; did you mean `paths`?"),
         (RULE + "quiet: maybe", "p.yaml:6:12: `quiet` must be `true` or `false`, not `maybe`"),
         (RULE + "paths: {a: b}", "p.yaml:6:12: `paths` must be one value or a list, not a mapping"),
@@ -42,7 +64,7 @@ RULE = "policy: p\nrules:\n  - id: r\n    on: read\n    action: deny\n    "
         (RULE + "paths: ['/a', '/b//c']", "p.yaml:6:22: in `/b//c`: has `//`"),
         (RULE + "paths:\n      - /a/{worspace}", "p.yaml:7:12: in `/a/{worspace}`: unknown variable `{worspace}`"),
         (RULE + "cidrs: [10.0.0.0/8]", "p.yaml:6:5: `cidrs` does not apply to `read`; write a rule of its own"),
-        (RULE.replace("read", "ptrace"), "p.yaml:4:9: operation `ptrace` is not in this version"),
+        (RULE + "paths: '@x'", "p.yaml:6:12: `@x` is the name of an abstract socket, which only `unix` has"),
         (RULE.replace("read", "[]"), "p.yaml:4:9: `on` names no operation"),
         (RULE.replace("deny", "hold"), "p.yaml:5:13: action `hold` is not supported yet; use `deny`"),
         (RULE.replace("read", "connect") + "paths: /a", "p.yaml:6:5: `paths` does not apply to `connect`"),
@@ -64,6 +86,24 @@ RULE = "policy: p\nrules:\n  - id: r\n    on: read\n    action: deny\n    "
             "policy: p\ninclude: [{pack: base, without: [kes]}]",
             "p.yaml:2:34: pack `base` has no rule `kes`; did you mean `keys`?",
         ),
+        (
+            "policy: p\ninclude: [coding-agent, {pack: secrets, without: [keys]}]",
+            "p.yaml:2:50: `keys` still comes by another include; leave it out there too, or include `secrets` once",
+        ),
+        (RULE + "parent: []", "p.yaml:6:5: `parent` is empty; leave it out to match every object"),
+        (RULE + "parent: bin/a", "p.yaml:6:13: in `bin/a`: "),
+        (RULE + "parent: '@x'", "p.yaml:6:13: `@x` is the name of an abstract socket"),
+        (RULE + "user: [root, a b]", "p.yaml:6:18: `a b` is not a user; write a name, a number, or `{user}`"),
+        (RULE + "when: {risk: hgih}", "p.yaml:6:18: unknown risk `hgih`; did you mean `high`?"),
+        (RULE + "when: {tme: x}", "p.yaml:6:12: unknown key `tme`; did you mean `time`?"),
+        (RULE + "when: {time: [9-18]}", "p.yaml:6:19: `9-18` is not a time; write such as `Mon-Fri 09:00-18:00"),
+        (RULE + "marks: a", "p.yaml:6:5: a rule that blocks sets no marks: take them out"),
+        (RULE.replace("deny", "allow") + "marks: a b", "p.yaml:6:12: `a b` is not a name"),
+        (RULE + "when: {requires: a since}", "p.yaml:6:22: `a since` names no mark; write such as `tested`, or"),
+        (RULE + "when: {requires: a since a}", "p.yaml:6:22: `a since a` names no mark"),
+        (RULE + "when: {requires: a}", "p.yaml:6:22: no rule sets the mark `a`"),
+        (RULE + "user: 4294967295", "p.yaml:6:11: `4294967295` is not a user"),
+        (RULE.replace("read", "ptrace") + "paths: /a", "p.yaml:4:9: `ptrace` has no object; take `paths` out"),
         ("policy: p\nx: &a [*a]", "p.yaml:2:"),
     ],
 )

@@ -12,7 +12,7 @@ from agentmon.model.operations import Action, Operation, Reason
 from agentmon.model.tables import NO_RULE, CompiledPolicy
 from agentmon.policy.bind import bind_policy
 from agentmon.policy.compile import compile_policy
-from agentmon.policy.evaluate import Evaluator
+from agentmon.policy.evaluate import Evaluator, leaving
 from agentmon.policy.load import load, load_text
 from agentmon.policy.rules import Variables
 from agentmon.policy.walk import run_move
@@ -77,6 +77,25 @@ def test_the_rule_to_blame_is_named() -> None:
     assert rule_of(compiled, "/srv/a/c", "/srv/x") is None
 
 
+def test_what_may_not_be_deleted_stays() -> None:
+    text = "policy: p\ndefault: {read: allow, write: allow, create: allow}\nrules:\n"
+    text += "  - {id: keep, on: delete, paths: [/srv/a/keep/**, /srv/b/*.db], action: deny}\n"
+    policy = load_text(text, "p.yaml")
+    compiled, evaluator = compile_policy(policy, VARIABLES), Evaluator(policy, VARIABLES)
+    for directory in ("/srv/a", "/srv/a/keep", "/srv/a/keep/x", "/srv/b", "/srv"):
+        assert rule_of(compiled, directory, "/tmp/x") == "keep"
+    assert rule_of(compiled, "/srv/a/keep/x", "/srv/a/keep/y") is None
+    assert rule_of(compiled, "/srv/c", "/srv/d") is None
+
+    def away(old: str, new: str) -> Action:
+        return leaving(*(evaluator.path(Operation.DELETE, p.encode()) for p in (old, new))).action
+
+    assert away("/srv/b/x.db", "/srv/b/x.db.old") is Action.DENY
+    assert away("/srv/b/x.db", "/srv/b/y.db") is Action.ALLOW
+    assert away("/srv/b/x.db.new", "/srv/b/x.db") is Action.ALLOW
+    assert away("/srv/b/x", "/tmp/x") is Action.ALLOW
+
+
 SUFFIXES = [b"", b"/a", b"/b", b"/a/b", b"/b/a.txt", b"/.x", b"/a/.x/key"]
 
 
@@ -109,7 +128,7 @@ def test_random_moves_change_nothing_below(seed: int) -> None:
             for suffix in below:
                 if not suffix:
                     continue
-                for operation in (Operation.READ, Operation.WRITE):
+                for operation in (Operation.READ, Operation.WRITE, Operation.DELETE):
                     assert not blocks(operation, old + suffix) or blocks(operation, new + suffix), (old, new, suffix)
                 for operation in (Operation.WRITE, Operation.CREATE):
                     assert not blocks(operation, new + suffix) or blocks(operation, old + suffix), (old, new, suffix)

@@ -18,6 +18,7 @@ from agentmon.policy.load import load, packs, shipped_directory
 from agentmon.policy.rules import Variables
 
 SHIPPED = packs([shipped_directory()])
+TO_INCLUDE = {"secrets", "persistence", "escape"}  # they only forbid: what is not said stays closed
 READ, WRITE, CREATE, EXEC = Operation.READ, Operation.WRITE, Operation.CREATE, Operation.EXEC
 
 
@@ -32,7 +33,8 @@ def test_the_cases_beside_a_pack_pass(name: str) -> None:
 def test_a_pack_has_no_warnings_and_a_reason_for_each_rule(name: str) -> None:
     policy = load(name)
     bound = bind_policy(policy, Variables.of(workspace="/home/me/w", home="/home/me", user="me"))
-    assert [w for w in warnings(bound, compile_policy(bound)) if "write this file" not in w] == []
+    expected = ("write this file", *(["no default for"] if name in TO_INCLUDE else []))
+    assert [w for w in warnings(bound, compile_policy(bound)) if not any(e in w for e in expected)] == []
     assert [r.id for r in policy.rules if not r.reason] == []
 
 
@@ -52,6 +54,28 @@ def test_the_fence_holds_wherever_the_workspace_is(workspace: str, home: str) ->
     assert not says(WRITE, f"{home}/.bashrc")
     assert not says(READ, "/etc/shadow")
     assert not says(READ, "/home/other/x")
+
+
+@pytest.mark.parametrize("name", sorted(TO_INCLUDE))
+def test_a_pack_to_include_only_forbids(name: str) -> None:
+    policy = load(name)
+    assert not policy.defaults
+    assert all(r.action.blocks for r in policy.rules)
+
+
+@pytest.mark.parametrize("workspace", ["/home/me/w", "/tmp/w", "/home/me"])
+def test_a_read_only_agent_changes_nothing_wherever_the_workspace_is(workspace: str) -> None:
+    evaluator = Evaluator(load("read-only"), Variables.of(workspace=workspace, home="/home/me", user="me"))
+    for operation in (WRITE, CREATE, Operation.DELETE, Operation.RENAME, Operation.LINK, Operation.ATTR):
+        assert evaluator.path(operation, os.fsencode(f"{workspace}/a.py")).action.blocks
+    assert not evaluator.path(READ, os.fsencode(f"{workspace}/a.py")).action.blocks
+
+
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - TO_INCLUDE - {"base"}))
+def test_every_whole_policy_keeps_what_coding_agent_forbids(name: str) -> None:
+    """The packs differ in what they add: none leaves out what keeps secrets in, and the agent inside."""
+    forbidding = {r.id for r in load("coding-agent").rules if r.action.blocks} - {"names"}
+    assert forbidding <= {r.id for r in load(name).rules}
 
 
 def test_no_loaded_module_of_this_python_would_be_refused() -> None:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warnings about a valid policy that depend on this host: patterns through links, programs that are scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+from agentmon.policy.bind import BoundPolicy, globs
+from agentmon.policy.glob import Glob
+from agentmon.policy.rules import Pattern, Rule
+
+
+def host_warnings(bound: BoundPolicy) -> Iterator[str]:
+    """Of the policy's own rules; its packs are for every host."""
+    values = bound.variables.mapping()
+    for rule in (r.rule for r in bound.rules if r.rule.pack == bound.policy.name):
+        carved = (*rule.except_paths, *rule.except_exe, *rule.except_parent)
+        for pattern in (*rule.paths, *rule.exe, *rule.parent, *carved):
+            flat = globs([pattern], values)
+            found = [_true(glob) for glob in flat]
+            if all(found):
+                written, true = found[0] or ("", "")
+                yield (
+                    f"{pattern.place}: rule `{rule.id}`: `{written}` is `{true}` on this host, and rules go by true"
+                    f" paths, so `{pattern.text}` matches none; begin it with `{true}`"
+                )
+        yield from _scripts(bound, rule)
+
+
+def _true(glob: Glob) -> tuple[str, str] | None:
+    """(directory, its true path) where all that a glob matches is said to be below a link."""
+    beginning = os.fsdecode(glob.beginning)
+    directory = (beginning if os.path.isdir(beginning) else os.path.dirname(beginning)).rstrip("/")
+    if not directory.startswith("/"):
+        return None
+    true = os.path.realpath(directory)
+    return (directory, true) if true != directory else None
+
+
+def _scripts(bound: BoundPolicy, rule: Rule) -> Iterator[str]:
+    values = bound.variables.mapping()
+    patterns: tuple[Pattern, ...] = (*rule.exe, *rule.parent, *rule.except_parent, *rule.except_exe)
+    for pattern in patterns:
+        for glob in globs([pattern], values):
+            exact = glob.exact
+            program = os.fsdecode(exact) if exact else shutil.which(pattern.text.rsplit("/", 1)[-1])
+            if program and (interpreter := _interpreter(program)):
+                yield (
+                    f"{pattern.place}: rule `{rule.id}`: `{program}` is a script: the process that runs it is of"
+                    f" `{interpreter}`, and `{pattern.text}` does not match that; see Conditions in docs/policy.md"
+                )
+                break
+
+
+def _interpreter(program: str) -> str:
+    try:
+        with open(program, "rb") as file:
+            first = file.read(256)
+    except OSError:
+        return ""
+    words = first[2:].split(b"\n", 1)[0].split() if first.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else ""

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pack `escape` at work: services outside of the session, at the names that they really have."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentmon.model.operations import Tier
+from tests.support.fence import ALLOW_ALL, Fence, blocked, in_child
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+MS_REC_PRIVATE = 0x44000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+
+Name = str | tuple[str, int]
+#: Each with the rule that denies it.
+DENIED: dict[Name, str] = {
+    "/run/docker.sock": "container-sockets",
+    "/run/dbus/system_bus_socket": "service-managers",
+    "/run/user/1000/systemd/private": "service-managers",
+    "/tmp/ssh-X/agent.1": "key-agents",
+    "\0/tmp/.X11-unix/X0": "displays",
+    ("127.0.0.1", 2375): "container-control",
+    ("::1", 2375): "container-control",
+    ("127.0.0.1", 9222): "debug-ports",
+}
+FREE: list[Name] = ["/run/mine/socket", "\0/tmp/mine", ("127.0.0.1", 8888)]
+NAMES = [*DENIED, *FREE]
+
+
+def family(name: Name) -> socket.AddressFamily:
+    if isinstance(name, str):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in name[0] else socket.AF_INET
+
+
+def checked(result: int, what: str) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), what)
+
+
+def serve(ask: int, answer: int) -> None:
+    """Serves all names, with mounts and a network of its own; for each byte tells which of them heard something."""
+    checked(LIBC.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
+    checked(LIBC.mount(b"none", b"/", None, MS_REC_PRIVATE, None), "mount")
+    for place in (b"/run", b"/tmp"):
+        checked(LIBC.mount(b"tmpfs", place, b"tmpfs", 0, b"mode=755"), "mount")
+    with socket.socket() as sock:
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+    ears = []
+    for name in NAMES:
+        if isinstance(name, str) and name[0] == "/":
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+        ear = socket.socket(family(name))
+        ear.bind(name)
+        ear.listen()
+        ear.setblocking(False)
+        ears.append(ear)
+    os.write(answer, b"!")
+    while os.read(ask, 1):
+        os.write(answer, bytes(hears(ear) for ear in ears))
+
+
+def hears(ear: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError), ear.accept()[0] as talk:
+        return talk.recv(10) == b"hello"
+    return False
+
+
+class Deputies:
+    """The services, and how to get to them."""
+
+    def __init__(self) -> None:
+        asked, self._ask = os.pipe()
+        self._answer, answer = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            with contextlib.suppress(BaseException):
+                os.close(self._ask)
+                serve(asked, answer)
+            os._exit(1)
+        os.close(asked)
+        os.close(answer)
+        assert os.read(self._answer, 1) == b"!"
+        self._spaces = [os.open(f"/proc/{self._pid}/ns/{kind}", os.O_RDONLY) for kind in ("mnt", "net")]
+
+    def heard(self) -> list[Name]:
+        """Which of them heard something since it was asked last."""
+        os.write(self._ask, b"?")
+        return [name for name, came in zip(NAMES, os.read(self._answer, 100), strict=True) if came]
+
+    def reach_all(self) -> list[tuple[int, int]]:
+        """How it goes to talk to each, for a child that may go where they are."""
+        for space in self._spaces:
+            checked(LIBC.setns(space, 0), "setns")
+        return [in_child(lambda name=name: reach(name)) for name in NAMES]
+
+    def close(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        for fd in (self._ask, self._answer, *self._spaces):
+            os.close(fd)
+
+
+def reach(name: Name) -> None:
+    with socket.socket(family(name)) as sock:
+        sock.settimeout(20)
+        sock.connect(name)
+        sock.send(b"hello")
+
+
+@pytest.fixture
+def deputies() -> Iterator[Deputies]:
+    served = Deputies()
+    yield served
+    served.close()
+
+
+def test_no_confused_deputy_is_told_anything(fence: Fence, tier: Tier, deputies: Deputies) -> None:
+    plain = fence.run("  []\n", deputies.reach_all)
+    assert plain.value == [(0, 0)] * len(NAMES)
+    assert deputies.heard() == NAMES
+    outcome = fence.run(f"policy: open\ninclude: [escape]\n{ALLOW_ALL}", deputies.reach_all)
+    denied = [blocked(tier) if isinstance(name, str) else (errno.EPERM, 0) for name in DENIED]
+    assert outcome.value == [*denied, *[(0, 0)] * len(FREE)]
+    assert deputies.heard() == FREE
+    assert [(verdict, rule) for _, verdict, rule in outcome.told()] == [("deny", rule) for rule in DENIED.values()]

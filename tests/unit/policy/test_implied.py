@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rule that goes with `hosts`: no name service of the host but agentmon's resolver."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentmon.daemon.policies import PolicyBook, Source
+from agentmon.model.operations import Action, Operation
+from agentmon.policy.bind import BoundPolicy, bind_policy
+from agentmon.policy.check import warnings
+from agentmon.policy.compile import compile_policy
+from agentmon.policy.evaluate import Evaluator
+from agentmon.policy.explain import explain
+from agentmon.policy.implied import OTHER_RESOLVERS, without_implied
+from agentmon.policy.load import load_text
+from agentmon.policy.rules import Variables
+from agentmon.policy.walk import run
+
+VARIABLES = Variables.of(workspace="/w", home="/h", user="u")
+PLAIN = (
+    "policy: p\ndefault: {exec: allow, read: allow, write: deny, create: deny, connect: deny, unix: allow}\nrules:\n"
+)
+SOCKET = "  - {id: socket, on: unix, paths: [/run/nscd/socket], action: ACTION}\n"
+NAMES = PLAIN + '  - {id: api, on: connect, hosts: ["api.example.com:443"], action: allow}\n'
+
+SERVICES = [
+    b"/run/nscd/socket",
+    b"/var/run/nscd/socket",
+    b"/run/systemd/resolve/io.systemd.Resolve",
+    b"/run/systemd/resolve/io.systemd.Resolve.Monitor",
+    b"/run/systemd/resolve.hook/io.systemd.Network",
+    b"/run/avahi-daemon/socket",
+    b"/var/run/avahi-daemon/socket",
+]
+OTHERS = [b"/run/nscd/socket2", b"/run/systemd/notify", b"/run/systemd/resolved", b"/run/dbus/system_bus_socket"]
+
+
+def bound(text: str) -> BoundPolicy:
+    return bind_policy(load_text(text, "p.yaml"), VARIABLES)
+
+
+def verdicts(policy: BoundPolicy, path: bytes) -> set[tuple[Action, str]]:
+    """What the evaluator and the tables say."""
+    evaluator, compiled = Evaluator(policy), compile_policy(policy)
+    found = [evaluator.judge(Operation.UNIX, path), run(compiled, Operation.UNIX, path)]
+    return {(v.action, policy.rules[v.rule].rule.id if v.rule < len(policy.rules) else "") for v in found}
+
+
+@pytest.mark.parametrize("path", SERVICES)
+def test_with_hosts_the_hosts_own_name_services_are_denied(path: bytes) -> None:
+    assert verdicts(bound(NAMES), path) == {(Action.DENY, OTHER_RESOLVERS)}
+    assert verdicts(bound(PLAIN + SOCKET.replace("ACTION", "audit")), path) <= {
+        (Action.AUDIT, "socket"),
+        (Action.ALLOW, ""),
+    }
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_nothing_else_is(path: bytes) -> None:
+    assert verdicts(bound(NAMES), path) == {(Action.ALLOW, "")}
+
+
+def test_the_more_severe_wins_and_what_was_written_is_named() -> None:
+    for action, said in (("allow", OTHER_RESOLVERS), ("deny", "socket"), ("kill", "socket")):
+        ((_, rule),) = verdicts(bound(NAMES + SOCKET.replace("ACTION", action)), b"/run/nscd/socket")
+        assert rule == said
+
+
+def test_a_rule_of_that_id_takes_its_place() -> None:
+    own = bound(NAMES + SOCKET.replace("ACTION", "deny").replace("id: socket", f"id: {OTHER_RESOLVERS}"))
+    assert verdicts(own, b"/run/nscd/socket") == {(Action.DENY, OTHER_RESOLVERS)}
+    assert verdicts(own, SERVICES[2]) == {(Action.ALLOW, "")}
+
+
+def test_it_is_explained_by_the_rule_that_names_hosts_and_is_no_news() -> None:
+    policy = bound(NAMES)
+    first = explain(policy, Operation.UNIX, b"/run/nscd/socket", None).decided_by
+    assert first is not None
+    assert (first.rule, first.source, first.matched) == (OTHER_RESOLVERS, "p.yaml:4", "{/run,/var/run}/nscd/socket")
+    (info,) = [info for info in policy.infos() if info.id == OTHER_RESOLVERS]
+    assert info.quiet
+    assert "agentmon's own resolver" in info.reason
+
+
+def test_observed_it_blocks_nothing() -> None:
+    policy = bound("mode: observe\n" + NAMES)
+    assert verdicts(policy, b"/run/nscd/socket") == {(Action.ALLOW, "")}
+    assert policy.observed is not None
+    assert verdicts(policy.observed, b"/run/nscd/socket") == {(Action.DENY, OTHER_RESOLVERS)}
+
+
+def test_a_daemon_that_could_only_kill_leaves_it_out() -> None:
+    policy = load_text(NAMES, "p.yaml")
+    assert [rule.id for rule in without_implied(policy).rules] == ["api"]
+    for implied in (True, False):
+        book = PolicyBook(implied=implied)
+        found = book.prepare(Source("p.yaml", NAMES), workspace="/w", home="/h", user="u")
+        assert (OTHER_RESOLVERS in [info.id for info in found.compiled.rules]) is implied
+
+
+def test_check_tells_of_the_bus_and_nothing_of_the_rule() -> None:
+    def said(text: str) -> list[str]:
+        policy = bound(text)
+        beside = ("default", "on this host")
+        return [w for w in warnings(policy, compile_policy(policy)) if not any(b in w for b in beside)]
+
+    (warning,) = said(NAMES)
+    assert warning.startswith("p.yaml:4:")
+    assert "system_bus_socket" in warning
+    assert said(NAMES.replace("policy: p", "policy: p\ninclude: [escape]")) == []
+    denied = SOCKET.replace("ACTION", "deny").replace("/run/nscd/socket", '"/run/**", "/var/run/**"')
+    assert said(NAMES + denied) == []
+    assert said(PLAIN + SOCKET.replace("ACTION", "audit")) == []

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`docs/bypasses.md`: what claims to be covered names tests that run in that tier and show the effect."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "bypasses.md"
+TIERS = ("lsm", "react")
+STATES = ("covered", "partly", "open")
+POSTURES = ("prevents", "stops")
+#: Where a test shows the effect without a fence: `Fence.without`, or a remark if that will not do.
+BASELINES = (".without(", "# without a fence")
+#: Where there is no agentmon there is no such way: what is filled, or taken, is its own.
+MONITORS_OWN = {"PID reuse", "Full process table", "Squatting the place of pins"}
+
+
+@dataclass
+class Entry:
+    """One way around: per tier the state with what is said of it, and the tests."""
+
+    title: str
+    says: dict[str, str] = field(default_factory=dict)
+    tests: list[str] = field(default_factory=list)
+
+    def state(self, tier: str) -> str:
+        return re.split(r"\W", self.says[tier], maxsplit=1)[0]
+
+
+def entries(text: str) -> list[Entry]:
+    """The entries of the document. A line that begins like a field and is none is an error."""
+    found: list[Entry] = []
+    for line in re.sub(r"\n  +", " ", text).splitlines():
+        if line.startswith("### "):
+            found.append(Entry(line[4:]))
+        elif found and line.startswith("- "):
+            key, _, value = line[2:].partition(": ")
+            entry = found[-1]
+            if key == "test":
+                entry.tests.append(value.strip("`"))
+            else:
+                assert key in TIERS, f"{entry.title}: unknown field `{key}`"
+                assert key not in entry.says, f"{entry.title}: `{key}` twice"
+                entry.says[key] = value
+    return found
+
+
+@functools.cache
+def functions_in(file: str) -> dict[str, frozenset[str]]:
+    """Test functions of a file by name, with the tiers in which they run. Nothing is imported or run."""
+    module = ast.parse((ROOT / file).read_text())
+    everywhere = frozenset(TIERS)
+    whole = everywhere
+    for node in module.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets):
+            whole = _tiers(node.value) or whole
+    return {
+        node.name: functools.reduce(lambda a, d: a & (_tiers(d) or everywhere), node.decorator_list, whole)
+        for node in module.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def _tiers(mark: ast.expr) -> frozenset[str]:
+    """The arguments of `pytest.mark.tier(...)`, if this is it."""
+    if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Attribute) and mark.func.attr == "tier":
+        return frozenset(a.value for a in mark.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
+    return frozenset()
+
+
+@functools.cache
+def baselines_in(file: str) -> frozenset[str]:
+    """Test functions of a file that show the effect without a fence, by themselves or by a function that they use."""
+    text = (ROOT / file).read_text()
+    functions = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    found = {n for n, f in functions.items() if any(b in (ast.get_source_segment(text, f) or "") for b in BASELINES)}
+    users = {
+        name
+        for name, function in functions.items()
+        if any(isinstance(node, ast.Name) and node.id in found for node in ast.walk(function))
+    }
+    return frozenset(found | users)
+
+
+def problems(entry: Entry) -> list[str]:
+    """What is wrong with an entry."""
+    found = [f"says nothing of {tier}" for tier in TIERS if tier not in entry.says]
+    runs: set[str] = set()
+    shown: set[str] = set()
+    for test in entry.tests:
+        file, _, name = test.partition("::")
+        if not (ROOT / file).is_file() or name not in functions_in(file):
+            found.append(f"there is no test `{test}`")
+        else:
+            runs |= functions_in(file)[name]
+            if name in baselines_in(file):
+                shown |= functions_in(file)[name]
+    for tier in entry.says:
+        if entry.state(tier) not in STATES:
+            found.append(f"`{entry.state(tier)}` is no state")
+        elif entry.state(tier) == "covered":
+            if not re.match(rf"covered, ({'|'.join(POSTURES)})(\.|$)", entry.says[tier]):
+                found.append(f"says no posture for {tier}")
+            if tier not in runs:
+                found.append(f"claims to be covered in {tier}, and no test of it runs there")
+            elif tier not in shown and entry.title not in MONITORS_OWN:
+                found.append(
+                    f"claims to be covered in {tier}, and no test of it there shows the effect without a fence"
+                )
+        elif ": " not in entry.says[tier]:
+            found.append(f"does not say why it is {entry.state(tier)} in {tier}")
+    return found
+
+
+ENTRIES = entries(DOCUMENT.read_text())
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.title)
+def test_an_entry_claims_what_is_tested(entry: Entry) -> None:
+    assert problems(entry) == []
+
+
+def test_each_way_is_listed_once() -> None:
+    titles = [e.title for e in ENTRIES]
+    assert len(titles) > 60
+    assert sorted(set(titles)) == sorted(titles)
+
+
+OPERATIONS = "tests/kernel/test_operations.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- lsm: covered, prevents\n- react: open: no", "claims to be covered in lsm, and no test of it runs there"),
+        ("- lsm: open: no", "says nothing of react"),
+        ("- lsm: open\n- react: open: no", "does not say why it is open in lsm"),
+        ("- lsm: closed\n- react: open: no", "`closed` is no state"),
+        (
+            "- lsm: open: no\n- react: open: no\n- test: `tests/kernel/test_operations.py::test_x`",
+            f"there is no test `{OPERATIONS}::test_x`",
+        ),
+        (
+            f"- lsm: open: no\n- react: covered, stops\n- test: `{OPERATIONS}::test_truncation_by_name_is_a_write`",
+            "claims to be covered in react, and no test of it runs there",
+        ),
+        (
+            f"- lsm: covered, prevents\n- react: open: no\n- test: `{OPERATIONS}::test_a_default_can_deny`",
+            "claims to be covered in lsm, and no test of it there shows the effect without a fence",
+        ),
+        (
+            f"- lsm: covered\n- react: open: no\n- test: `{OPERATIONS}::test_a_denied_read_gives_nothing`",
+            "says no posture for lsm",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found(text: str, problem: str) -> None:
+    assert [p for e in entries(f"### Way\nText.\n{text}\n") for p in problems(e)] == [problem]
