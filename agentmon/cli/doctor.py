@@ -96,6 +96,7 @@ def _own(skip: list[str], state: Path) -> dict[str, Any]:
                 for f in health.findings
             ],
             "canary_ms": round(health.duration_s * 1000, 1),
+            "skipped": health.skipped,
         }
     finally:
         monitor.detach()
@@ -130,6 +131,11 @@ def _show(report: dict[str, Any]) -> None:
         )
         out.print()
         out.print(render.postures(report["posture"]))
+    if report.get("skipped"):
+        out.print(
+            f"\nThis kernel skipped {report['skipped']} runs of programs while the canaries were out: it preempts "
+            "tracepoints,\nand an action may go unseen now and then. `lsm=…,bpf` on the kernel's command line mends it."
+        )
     error = report.get("error") or report.get("canary_error")
     if error:
         out.print(f"\n{clean(error)}")

@@ -295,6 +295,7 @@ class Verbs:
             ],
             "canary_error": health.error,
             "canary_ms": round(health.duration_s * 1000, 1),
+            "skipped": health.skipped,
             "counters": self._counters(),
             "audit": {"path": str(daemon.audit.path), "error": daemon.audit.error, "notice": daemon.audit.notice},
         }

@@ -62,6 +62,6 @@ def test_the_other_tier_loads_as_well(tmp_path: Any) -> None:
     monitor = Monitor.open(pin_dir=pins, tier=Tier.REACT, arena_bytes=1 << 20)
     try:
         health = check(monitor, PolicyBook(), tmp_path)
-        assert health.enforcing, health.findings
+        assert health.enforcing, (health.skipped, health.findings)
     finally:
         monitor.detach()
