@@ -157,6 +157,7 @@ struct pid {
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;
+	unsigned int personality;
 	int pid;
 	int tgid;
 	int exit_code;

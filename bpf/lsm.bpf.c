@@ -54,6 +54,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define S_IFBLK 0060000
 #define S_IFSOCK 0140000
 #define PROT_EXEC 4
+#define READ_IMPLIES_EXEC 0x400000 /* include/uapi/linux/personality.h */
 #define RENAME_EXCHANGE 2
 
 /* Returns: -EPERM for a verdict that blocks, else 0; as two constants, Linux 6.12 rejects the negation that clang makes. */
@@ -156,13 +157,18 @@ int BPF_PROG(receive_check, struct file *f)
 	return judge_path(ops, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode, 0);
 }
 
-/* `FMODE_EXEC` and not the program: what the program names as its interpreter (PT_INTERP) runs in its place. */
+/*
+ * `FMODE_EXEC` and not the program: what the program names as its interpreter (PT_INTERP) runs in its place. By what is
+ * asked for: what the kernel makes of it is an argument of the hook, but not of security_mmap_file() (objects.py).
+ */
 SEC("lsm/mmap_file")
-int BPF_PROG(interpreter_check, struct file *f, unsigned long asked, unsigned long prot)
+int BPF_PROG(interpreter_check, struct file *f, unsigned long asked)
 {
 	struct task_struct *t = (void *)bpf_get_current_task_btf();
 
-	if (!f || !(prot & PROT_EXEC) || !(f->f_flags & FMODE_EXEC) || t->mm->exe_file == f)
+	if (!f || !(asked & PROT_EXEC || t->personality & READ_IMPLIES_EXEC))
+		return 0;
+	if (!(f->f_flags & FMODE_EXEC) || t->mm->exe_file == f)
 		return 0;
 	return judge_path(1U << AM_READ, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
 			  (__u64)f->f_inode, 0);

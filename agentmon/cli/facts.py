@@ -58,7 +58,11 @@ def _lsm() -> Fact:
         return Fact("lsm", True, "unknown (securityfs is not mounted); the tier is found by trying")
     if "bpf" in active.split(","):
         return Fact("lsm", True, active)
-    return Fact("lsm", True, active, f"for the stronger tier boot with lsm={active},bpf")
+    from agentmon.kernel import host
+
+    if not host.preempts():
+        return Fact("lsm", True, f"{active}; BPF goes before them")
+    return Fact("lsm", True, active, f"for the stronger tier boot with lsm={active},bpf or preempt=voluntary")
 
 
 def _libbpf() -> Fact:

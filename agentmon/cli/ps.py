@@ -12,7 +12,7 @@ from agentmon.cli.common import add_json, add_verb, connect, print_json
 #: Counters that mean that something was lost, or could not be told.
 _LOSSES = (
     "ring_lost", "fork_lost", "malformed", "mismatches", "unattributed", "audit_lost", "watch_dropped", "no_state",
-    "scratch_exhausted", "path_unstable", "signal_failed", "read_failed", "fork_refused", "tracepoint_missed",
+    "scratch_exhausted", "path_unstable", "signal_failed", "read_failed", "fork_refused", "program_missed",
 )  # fmt: skip
 
 

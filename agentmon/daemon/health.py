@@ -66,7 +66,7 @@ def check(monitor: Monitor, book: PolicyBook, parent: Path) -> Health:
 
 
 def _skipped(monitor: Monitor) -> int:
-    return monitor.counters().get("tracepoint_missed", 0)
+    return monitor.counters().get("program_missed", 0)
 
 
 def _send_out(monitor: Monitor, book: PolicyBook, parent: Path) -> Health:

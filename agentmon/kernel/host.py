@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import gzip
 import os
 import stat
 from pathlib import Path
@@ -12,7 +13,10 @@ from agentmon.errors import KernelError, NotSupportedError
 
 BPFFS = Path("/sys/fs/bpf")
 SECURITYFS = Path("/sys/kernel/security")
+DEBUGFS = Path("/sys/kernel/debug")
 _BTF = Path("/sys/kernel/btf/vmlinux")
+#: Where a kernel's configuration is found, if at all.
+_CONFIGS = ("/proc/config.gz", "/boot/config-{release}", "/lib/modules/{release}/config")
 
 
 def require_root() -> None:
@@ -81,3 +85,46 @@ def active_lsms() -> list[str] | None:
         return (SECURITYFS / "lsm").read_text().strip().split(",")
     except (OSError, NotSupportedError):
         return None
+
+
+def preempts() -> bool:
+    """Whether the kernel preempts itself: then one task may come upon a program in which another was interrupted.
+
+    True where that cannot be told. Sources: ``sched_dynamic_show`` in kernel/sched/debug.c, ``init/Makefile``.
+    """
+    version = os.uname().version.split()
+    if "PREEMPT_RT" in version or "PREEMPT" in version:
+        return True
+    if not any(word.startswith("PREEMPT") for word in version):
+        return False
+    return (_preemption_now() or _preemption_at_boot()) not in ("none", "voluntary")
+
+
+def _preemption_now() -> str:
+    try:
+        mount_if_absent("debugfs", DEBUGFS)
+        modes = (DEBUGFS / "sched/preempt").read_text()
+    except (OSError, NotSupportedError):
+        return ""
+    return modes.partition("(")[2].partition(")")[0]
+
+
+def _preemption_at_boot() -> str:
+    for word in reversed(Path("/proc/cmdline").read_text(encoding="utf-8", errors="replace").split()):
+        if word.startswith("preempt="):
+            return word.removeprefix("preempt=")
+    for mode in ("none", "voluntary"):
+        if f"\nCONFIG_PREEMPT_{mode.upper()}=y\n" in _configuration():
+            return mode
+    return ""
+
+
+def _configuration() -> str:
+    for pattern in _CONFIGS:
+        path = pattern.format(release=os.uname().release)
+        try:
+            with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as lines:
+                return lines.read()
+        except OSError:
+            continue
+    return ""

@@ -32,6 +32,7 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__set_autoload": (_INT, [_PTR, ctypes.c_bool]),
     "bpf_program__set_type": (_INT, [_PTR, _INT]),
     "bpf_program__set_expected_attach_type": (_INT, [_PTR, _INT]),
+    "bpf_program__set_attach_target": (_INT, [_PTR, _INT, _STR]),
     "bpf_program__attach": (_PTR, [_PTR]),
     "bpf_program__attach_cgroup": (_PTR, [_PTR, _INT]),
     "bpf_program__attach_iter": (_PTR, [_PTR, _PTR]),
@@ -65,6 +66,11 @@ _LOG_LINE_BYTES = 1 << 20
 _BTF_TYPEDEF, _BTF_FUNC = 8, 12
 #: Sections that libbpf 1.1 does not know: their program and attach type, include/uapi/linux/bpf.h
 _LATER_SECTIONS = {"cgroup/connect_unix": (18, 49)}
+#: BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY and BPF_MODIFY_RETURN, the same header
+_TRACING, _FENTRY, _MODIFY_RETURN = 26, 24, 26
+#: Hooks that are not called by a function of their own name, and those whose function returns nothing (security.c).
+_CALLED_BY = {"bprm_check_security": "bprm_check", "userns_create": "create_user_ns"}
+_VOID = frozenset({"task_free", "bprm_committed_creds"})
 _log: list[str] = []
 
 
@@ -118,8 +124,8 @@ def missing_functions(names: Iterable[str]) -> list[str]:
 
 
 def missing_hooks(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are no LSM hooks of the running kernel (``bpf_lsm_NAME`` in its BTF)."""
-    return _absent(names, "bpf_lsm_", _BTF_FUNC)
+    """Those of ``names`` that are no security hooks of the running kernel (``security_NAME`` in its BTF)."""
+    return _absent(names, "security_", _BTF_FUNC)
 
 
 def _absent(names: Iterable[str], prefix: str, kind: int) -> list[str]:
@@ -231,6 +237,20 @@ class Program:
             kind, attach = _LATER_SECTIONS[self.section]
             lib.bpf_program__set_type(pointer, kind)
             lib.bpf_program__set_expected_attach_type(pointer, attach)
+
+    def modify_return(self) -> None:
+        """Attach an LSM program to the function that calls its hook (``security_…``), not to the hook.
+
+        Such a program goes before all security modules, and what it returns, if not 0, is the answer:
+        ``BPF_MODIFY_RETURN``, for which the kernel admits those functions (``check_attach_modify_return``).
+        """
+        hook = self.section.removeprefix("lsm/")
+        lib = library()
+        lib.bpf_program__set_type(self.pointer, _TRACING)
+        lib.bpf_program__set_expected_attach_type(self.pointer, _FENTRY if hook in _VOID else _MODIFY_RETURN)
+        function = f"security_{_CALLED_BY.get(hook, hook)}"
+        if lib.bpf_program__set_attach_target(self.pointer, 0, function.encode()):
+            raise NotSupportedError(f"this kernel has no function `{function}` to attach to: {_reason()}")
 
     def set_autoload(self, wanted: bool) -> None:
         """Whether loading the object loads this program."""

@@ -382,14 +382,14 @@ class Monitor:
         return events
 
     def counters(self) -> dict[str, int]:
-        """``enum am_counter``, summed over CPUs; in the react tier also ``tracepoint_missed``.
+        """``enum am_counter``, summed over CPUs; and ``program_missed``, where that would be a gap.
 
         Since Linux 7.0 tracepoints are preemptible, and a program preempted in one makes others on its CPU miss theirs.
-        LSM hooks make up for that; the react tier has nothing but tracepoints.
+        LSM hooks make up for that; the react tier has nothing but tracepoints. See also `objects.by_function`.
         """
         totals = {name: self._count(name) for name in COUNTERS}
-        if self.tier is Tier.REACT:
-            totals["tracepoint_missed"] = sum(map(missed_runs, map(str, self._pins.links.iterdir())))
+        if self.tier is Tier.REACT or objects.by_function():
+            totals["program_missed"] = sum(map(missed_runs, map(str, self._pins.links.iterdir())))
         return totals
 
     def _count(self, name: str) -> int:

@@ -57,24 +57,55 @@ def _digest(path: Path) -> str:
 
 def choose_tier() -> tuple[Tier, str]:
     """The best tier of this host, and why it is not a better one (empty for LSM). Really loads a program."""
-    lsms = host.active_lsms()
-    if lsms is not None and "bpf" not in lsms:
+    lsms = host.active_lsms() or []
+    remedy = f"boot with `lsm={','.join([*lsms, 'bpf'])}`"
+    if by_function() and host.preempts():
         return Tier.REACT, (
-            f"BPF is not among the active security modules ({','.join(lsms)}):"
-            f" boot with `lsm={','.join([*lsms, 'bpf'])}`"
+            f"BPF is not among the active security modules ({','.join(lsms)}), and this kernel preempts itself:"
+            f" {remedy}, or with `preempt=voluntary`"
         )
-    probe = libbpf.Object(str(object_path(Tier.LSM)))
+    try:
+        probe = _open(Tier.LSM)
+    except NotSupportedError as error:
+        return Tier.REACT, str(error)
     try:
         for program in probe.programs.values():
             program.set_autoload(program.name == "fork_check")
         probe.load()
     except NotSupportedError:
+        if by_function():
+            return Tier.REACT, f"the kernel refuses to have its security functions changed: {remedy}"
         return Tier.REACT, "the kernel refuses BPF LSM programs: use one with CONFIG_BPF_LSM=y and `bpf` in `lsm=`"
     except VerifierError as error:
         return Tier.REACT, f"the kernel rejects the BPF LSM programs: {error}"
     finally:
         probe.close()
     return Tier.LSM, ""
+
+
+@cache
+def by_function() -> bool:
+    """Whether LSM programs are attached to the functions that call the hooks: BPF is not among the security modules.
+
+    The kernel skips such a program, and not a BPF LSM program, for whoever comes upon it while it is interrupted on the
+    same CPU (``__bpf_prog_enter_recur``): so not where it preempts itself.
+    """
+    lsms = host.active_lsms()
+    return lsms is not None and "bpf" not in lsms
+
+
+def _open(tier: Tier) -> libbpf.Object:
+    """The object of a tier, its programs set for how this host is hooked. Raises NotSupportedError."""
+    obj = libbpf.Object(str(object_path(tier)))
+    if tier is Tier.LSM and by_function():
+        try:
+            for name, program in obj.programs.items():
+                if program.section.startswith("lsm/") and name not in needless():
+                    program.modify_return()
+        except BaseException:
+            obj.close()
+            raise
+    return obj
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +184,7 @@ def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str])
     """
     if arena_bytes & (arena_bytes - 1) or arena_bytes < 8192:
         raise ValueError("arena_bytes must be a power of two, at least 8192")
-    obj = libbpf.Object(str(object_path(pins.tier)))
+    obj = _open(pins.tier)
     cgroup = -1
     state: dict[str, str] = {}
     try:
