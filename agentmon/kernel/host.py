@@ -15,6 +15,7 @@ BPFFS = Path("/sys/fs/bpf")
 SECURITYFS = Path("/sys/kernel/security")
 DEBUGFS = Path("/sys/kernel/debug")
 _BTF = Path("/sys/kernel/btf/vmlinux")
+_CMDLINE = Path("/proc/cmdline")
 #: Where a kernel's configuration is found, if at all.
 _CONFIGS = ("/proc/config.gz", "/boot/config-{release}", "/lib/modules/{release}/config")
 
@@ -110,7 +111,7 @@ def _preemption_now() -> str:
 
 
 def _preemption_at_boot() -> str:
-    for word in reversed(Path("/proc/cmdline").read_text(encoding="utf-8", errors="replace").split()):
+    for word in reversed(_CMDLINE.read_text(encoding="utf-8", errors="replace").split()):
         if word.startswith("preempt="):
             return word.removeprefix("preempt=")
     for mode in ("none", "voluntary"):
