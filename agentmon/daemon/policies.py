@@ -14,6 +14,7 @@ from typing import Protocol
 from agentmon.daemon.clocks import Clocks
 from agentmon.engine import View
 from agentmon.errors import PolicyError
+from agentmon.model.conditions import over_of
 from agentmon.model.tables import CompiledPolicy
 from agentmon.policy.bind import BoundPolicy, bind_policy
 from agentmon.policy.compile import compile_policy
@@ -48,9 +49,7 @@ class Prepared:
     @property
     def view(self) -> View:
         """What the engine needs of it."""
-        return View(
-            self.compiled.rules, self.judge, frozenset(entry.rule for _, entry in self.compiled.hosts), self.observed
-        )
+        return _view(self.compiled, self.judge, self.bound, self.observed)
 
 
 class PolicyMaps(Protocol):
@@ -90,7 +89,7 @@ class PolicyBook:
             observed = None
             if bound.observed is not None:
                 full = compile_policy(bound.observed)
-                observed = View(full.rules, FastEvaluator(full))
+                observed = _view(full, FastEvaluator(full), bound.observed)
             found = Prepared(compiled.name, compiled, FastEvaluator(compiled), digest(compiled), bound, observed)
             self._prepared[key] = found
             if len(self._prepared) > CACHE:
@@ -130,6 +129,14 @@ class PolicyBook:
         self._slots = {d: place for d, place in self._slots.items() if place[0] != slot}
         self._in_force = {d: prepared for d, prepared in self._in_force.items() if d in self._slots}
         maps.remove_policy(slot)
+
+
+def _view(compiled: CompiledPolicy, judge: FastEvaluator, bound: BoundPolicy, observed: View | None = None) -> View:
+    return View(
+        compiled.rules, judge, frozenset(entry.rule for _, entry in compiled.hosts), observed,
+        rates={rule.index: rule.rule.rate.text for rule in bound.rules if rule.rule.rate},
+        over=over_of(compiled.conditions),
+    )  # fmt: skip
 
 
 def digest(policy: CompiledPolicy) -> str:

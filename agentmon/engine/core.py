@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Recount, Report, ResolveScript
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason
-from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, WOULD, Record
+from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, USED_UP, WOULD, Record
 
 _OPERATION = {int(operation): operation.word for operation in Operation}
 _ACTION = {int(action): action.word for action in Action}
@@ -169,6 +170,8 @@ class Engine:
                 reason = f"{REASONS[Reason.CONTENTS]}: {reason}" if reason else REASONS[Reason.CONTENTS]
         elif verdict or event.reason != Reason.DEFAULT:
             reason = REASONS[event.reason]
+            if event.facts & view.over and event.reason == Reason.DEFAULT and verdict >= _DENY:
+                reason = _used_up(session, view, event) or reason
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
         if flags & _SCRIPT and not verdict >= _DENY:
             return [ResolveScript(event)]
@@ -233,10 +236,13 @@ class Engine:
             expected = view.judge.path(Operation.EXEC, target, decision.exe_tags, _facts(view.judge, decision))
             action, rule = expected.action, expected.rule
         info = view.rules[rule] if rule < len(view.rules) else None
+        reason = info.reason if info else REASONS[Reason.DEFAULT]
+        if not info and action.blocks and decision.facts & view.over:
+            reason = _used_up(session, view, replace(decision, object=target)) or reason
         record = Record(
             now_ns, "decision", session.id, decision.process.pid, decision.process.start_ns, decision.uid,
             decision.comm, "exec", target.decode("utf-8", "surrogateescape"), action.word,
-            info.id if info else "", info.reason if info else REASONS[Reason.DEFAULT], _flags(decision.flags),
+            info.id if info else "", reason, _flags(decision.flags),
         )  # fmt: skip
         if view.mark:
             record = _marked(record, view)
@@ -315,6 +321,21 @@ def _expected(judge: Judge, event: Decision) -> Judgement:
     return judge.net(operation, object_.packed, object_.port, event.exe_tags, facts)
 
 
+def _used_up(session: Session, view: View, event: Decision) -> str:
+    """Whose rate is used up, if the default blocks what that rule would let through; empty if that is not why.
+
+    The kernel says which rates are, for all of a policy: which of them counts here, its rules say.
+    """
+    if view.judge is None:
+        return ""
+    before = replace(event, facts=event.facts & ~view.over)
+    rule, object_ = _expected(view.judge, before).rule, event.object
+    if rule >= len(view.rules) and not isinstance(object_, bytes) and (name := session.names.get(object_.packed)):
+        facts = _facts(view.judge, before)
+        rule = view.judge.named(event.operation, name, object_.port, event.exe_tags, facts).rule
+    return f"rule `{view.rules[rule].id}`: {view.rates[rule]}{USED_UP}" if rule in view.rates else ""
+
+
 def _would(session: Session, observed: View, event: Decision, record: Record) -> Record:
     """The record of something allowed; with what blocks it as soon as what is observed is enforced."""
     assert observed.judge is not None
@@ -326,9 +347,8 @@ def _would(session: Session, observed: View, event: Decision, record: Record) ->
     flags = [*filter(None, [record.flags]), WOULD + expected.action.word]
     if info and info.quiet and "quiet" not in record.flags:
         flags.append("quiet")
-    return record._replace(
-        rule=info.id if info else "", reason=info.reason if info else BY_DEFAULT, flags=",".join(flags)
-    )
+    reason = info.reason if info else _used_up(session, observed, event) or BY_DEFAULT
+    return record._replace(rule=info.id if info else "", reason=reason, flags=",".join(flags))
 
 
 def _marked(record: Record, view: View) -> Record:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +40,8 @@ class Judge(Protocol):
 
     def bare(self, operation: Operation, exe_tags: int = 0, facts: int = 0) -> Judgement: ...
 
+    def named(self, operation: Operation, name: str, port: int, exe_tags: int = 0, facts: int = 0) -> Judgement: ...
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -56,6 +58,9 @@ class View:
     observed: View | None = None
     #: A flag of each decision by it: which policy of a session that has had several.
     mark: str = ""
+    #: The rates of its rules as they are written, and the facts that one is used up.
+    rates: Mapping[int, str] = field(default_factory=dict)
+    over: int = 0
 
 
 @dataclass(slots=True)

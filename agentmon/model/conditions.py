@@ -129,6 +129,11 @@ def arguments_of(conditions: Collection[Condition]) -> int:
     return sum(1 << i for i, condition in enumerate(conditions) if isinstance(condition, Arguments))
 
 
+def over_of(conditions: Collection[Condition]) -> int:
+    """The facts that a rate is used up."""
+    return sum(1 << i for i, condition in enumerate(conditions) if isinstance(condition, Over))
+
+
 def with_starter(operation: Operation, facts: int, exe_tags: int, parents: int) -> int:
     """The facts of an operation: who starts a program is its ancestor."""
     return facts | exe_tags & parents if operation is Operation.EXEC else facts

@@ -12,6 +12,9 @@ BY_DEFAULT = "no rule matches: the default of the operation"
 #: The reason, or the beginning of it, of a verdict on a directory for what is below it.
 BY_CONTENTS = "moving it would change what may be done with what is below it"
 
+#: Ends the reason of a verdict of the default that came only because a rule with a rate does not apply any more.
+USED_UP = " used up"
+
 #: Begins the flag of a decision that a rule or default which is only observed would have made.
 WOULD = "would-"
 

@@ -93,6 +93,13 @@ class FastEvaluator:
         """Judge an operation that has no object."""
         return run_bare(self.policy, operation, exe_tags, facts)
 
+    def named(self, operation: Operation, name: str, port: int, exe_tags: int = 0, facts: int = 0) -> Verdict:
+        """What a canonical name gives to its addresses, where no rule on these says otherwise."""
+        for pattern, entry in self.policy.hosts:
+            if pattern.holds(name) and self._applies(entry, operation, port, exe_tags, facts):
+                return self._by_rule[entry.rule]
+        return self._defaults[operation]
+
     def exe_tags(self, path: bytes) -> int:
         """The bits that a process running this program carries."""
         found = self._tags.get(path)
@@ -194,14 +201,17 @@ class FastEvaluator:
             entries = self._tries[4].longest(int.from_bytes(packed[12:], "big"))
         else:
             entries = self._tries[6].longest(int.from_bytes(packed, "big"))
-        bit = 1 << (operation - Operation.CONNECT)
         for entry in entries:
-            fits = entry.ops & bit and entry.port_lo <= port <= entry.port_hi and not entry.exe_not & exe_tags
-            if fits and (not entry.exe_any or entry.exe_any & exe_tags):
-                if not facts_hold(facts, entry.need, entry.need_not, entry.action):
-                    continue
+            if self._applies(entry, operation, port, exe_tags, facts):
                 return self._by_rule[entry.rule]
         return self._defaults[operation]
+
+    @staticmethod
+    def _applies(entry: NetEntry, operation: Operation, port: int, exe_tags: int, facts: int) -> bool:
+        fits = entry.ops >> (operation - Operation.CONNECT) & 1 and entry.port_lo <= port <= entry.port_hi
+        if not fits or entry.exe_not & exe_tags or (entry.exe_any and not entry.exe_any & exe_tags):
+            return False
+        return facts_hold(facts, entry.need, entry.need_not, entry.action)
 
 
 class _Prefixes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import OPERATIONS, Action, Operation
-from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, Record
+from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, USED_UP, Record
 
 #: As `daemon.verbs` writes it. Names of users have no comma; the home is what is left.
 _ENROLLED = re.compile(
@@ -168,7 +168,7 @@ class _Reader:
         key = ProcessKey(record.pid, record.start_ns)
         self._latest.setdefault(key.pid, key)
         flags = record.flags.split(",")
-        own = bool(record.rule) or record.reason in ("", BY_DEFAULT)
+        own = bool(record.rule) or record.reason in ("", BY_DEFAULT) or record.reason.endswith(USED_UP)
         own = own and not record.reason.startswith(BY_CONTENTS)
         action = RecordedAction(
             operation, record.object, target, verdict, record.rule, record.reason, self._exe.get(key),

@@ -59,6 +59,22 @@ def test_a_forbidden_read_is_stopped_and_summed_up(served: Host, policy: Path, t
     assert f"read {secret}: secret (it is secret)" in done.stderr
 
 
+def test_a_rate_that_is_used_up_is_named(served: Host) -> None:
+    notes = served.directory / "notes"
+    notes.touch()
+    policy = served.policy(f"  - {{id: some, on: write, paths: ['{notes}'], when: {{rate: 2/day}}, action: allow}}\n")
+    policy.write_text(policy.read_text().replace("write: allow", "write: deny"))
+    script = f"for i in 1 2 3; do (echo $i >> {notes}); done; exit 0"
+    done = served.agentmon("run", "-p", policy, "--", "sh", "-c", script)
+    assert notes.read_text() == "1\n2\n"
+    assert f"write {notes}: default (rule `some`: 2/day used up)" in done.stderr
+    log = served.agentmon("audit", "log", "--blocked")
+    assert f"write {notes}  default: rule `some`: 2/day used up" in log.stdout
+    records = map(json.loads, served.agentmon("audit", "log", "--blocked", "--json").stdout.splitlines())
+    told = [(r["operation"], r["rule"], r["reason"]) for r in records if r["object"] == str(notes)]
+    assert told == [("write", "", "rule `some`: 2/day used up")]
+
+
 def test_input_output_arguments_and_status_are_the_commands_own(served: Host, policy: Path) -> None:
     script = "import sys; print(sys.stdin.read(), sys.argv[1:]); print('err', file=sys.stderr); sys.exit(7)"
     done = served.agentmon("run", "-p", policy, "--", sys.executable, "-c", script, "-x", "--json", "", input="hello")
