@@ -6,11 +6,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from agentmon.errors import AgentmonError
 from agentmon.model.text import clean
 
 if TYPE_CHECKING:
@@ -20,6 +22,20 @@ DEFAULT_CONFIG = Path("/etc/agentmon/agentmon.toml")
 USAGE = 64
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001  # argparse has no public name for it
+
+
+class UsageError(AgentmonError):
+    """Bad usage that argparse cannot see."""
+
+    exit_code = USAGE
+
+
+class BadUsage(SystemExit):
+    """Bad usage that argparse saw; the message is printed already."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(USAGE)
+        self.message = message
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,10 +48,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return found, rest
 
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         """Print usage and the mistake, exit 64."""
+        message = f"{message}; see `{self.prog} --help`"
         self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise BadUsage(message)
 
 
 def add_verb(subparsers: Any, name: str, summary: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -52,7 +70,11 @@ def add_verb(subparsers: Any, name: str, summary: str, description: str, example
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``."""
-    parser.add_argument("--json", action="store_true", help="one JSON object a line on standard output, with a version")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a line on standard output, with a version; of an error, `error` and `exit`",
+    )
 
 
 def say(message: str) -> None:
@@ -63,6 +85,28 @@ def say(message: str) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Data, on standard output."""
     print(json.dumps({"v": 1, **value} if "v" not in value else value, separators=(",", ":")), flush=True)
+
+
+def print_error(message: str, exit_code: int, **more: Any) -> None:
+    """An error as data, on standard output: what ``--json`` promises of each verb."""
+    print_json({**more, "error": message, "exit": exit_code})
+
+
+def complain(args: argparse.Namespace, error: AgentmonError, **more: Any) -> None:
+    """An error, on standard error; with ``--json`` as one object on standard output too, with what more is known.
+
+    Where ``args.as_compiler``, lines that begin with their place stand alone, as editors know it from compilers.
+    """
+    text = str(error) or type(error).__name__
+    if getattr(args, "json", False):
+        reply = getattr(error, "reply", {})  # the daemon's
+        told = {key: value for key, value in reply.items() if key not in ("v", "id", "ok", "error", "code")}
+        print_error(text, error.exit_code, **more, **told)
+    for line in text.splitlines():
+        if getattr(args, "as_compiler", False) and re.match(r".+?:\d+:\d+: ", line):
+            print(line, file=sys.stderr)
+        else:
+            say(line)
 
 
 def config_path(args: argparse.Namespace) -> Path:
@@ -112,8 +156,6 @@ def connect(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:
 
 def workspace_directory(given: str | None) -> str:
     """The true path of the workspace: what was given, else the current directory. Raises `AgentmonError`."""
-    from agentmon.errors import AgentmonError
-
     try:
         path = os.path.realpath(given or os.getcwd())
     except FileNotFoundError:

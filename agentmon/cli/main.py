@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentmon import __version__
-from agentmon.cli.common import Parser, say
+from agentmon.cli.common import USAGE, BadUsage, Parser, complain, print_error
 from agentmon.errors import AgentmonError
 
 #: verb -> module with `register(subparsers)`. Only the verb asked for is imported.
@@ -44,7 +44,8 @@ examples:
 
 exit status: 0 ok, 1 failure, 2 denied or test failed, 3 invalid policy or configuration,
 64 bad usage; `run` ends with the status of its command (127 not found, 126 denied or not
-executable, 128 + n when signal n ended it).
+executable, 128 + n when signal n ended it). With --json an error is one object on standard
+output, too: its lines in `error`, the exit status in `exit`.
 """
 
 
@@ -73,12 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in _words(arguments)), None)
     parser = build_parser(verb if verb in VERBS else None)
-    args: Any = parser.parse_args(arguments)
+    try:
+        args: Any = parser.parse_args(arguments)
+    except BadUsage as error:
+        if "--json" in arguments and verb != "run":  # whose arguments are another program's
+            print_error(error.message, USAGE)
+        raise
     try:
         return int(args.func(args))
     except AgentmonError as error:
-        for line in str(error).splitlines() or [type(error).__name__]:
-            say(line)
+        complain(args, error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

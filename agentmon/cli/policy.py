@@ -6,14 +6,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agentmon.cli import policy_diff, policy_learn
-from agentmon.cli.common import say
+from agentmon.cli.common import UsageError, add_json, complain, print_json
 from agentmon.cli.variables import add_variables, variables
 from agentmon.errors import PolicyError
 from agentmon.model.text import attempt
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from agentmon.policy.rules import Host, Network, Pattern, Policy, Requirement, Rule, Time, User
     from agentmon.policy.situation import Situation
 
-OK, INVALID, FAILED, USAGE = 0, 3, 2, 64
+OK, INVALID, FAILED = 0, 3, 2
 DEFAULT_POLICY = "coding-agent"
 
 _DESCRIPTION = """\
@@ -116,33 +115,9 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def _verb(verbs: Any, name: str, text: str, handler: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.set_defaults(func=lambda args: _guarded(handler, args))
+    add_json(parser)
+    parser.set_defaults(func=handler, as_compiler=name in ("check", "test"))
     return parser
-
-
-def _guarded(handler: Any, args: argparse.Namespace) -> int:
-    try:
-        code: int = handler(args)
-    except PolicyError as error:
-        _complain(args, str(error))
-        return INVALID
-    return code
-
-
-def _complain(args: argparse.Namespace, text: str) -> None:
-    """An error; what `check` and `test` find starts with its place instead, as editors know it from compilers."""
-    if args.json:
-        _emit({"error": text.splitlines()})
-    for line in text.splitlines():
-        if args.policy_verb in ("check", "test") and re.match(r".+?:\d+:\d+: ", line):
-            print(line, file=sys.stderr)
-        else:
-            say(line)
-
-
-def _emit(value: dict[str, Any]) -> None:
-    print(json.dumps({"v": 1, **value}, separators=(",", ":")))
 
 
 def _bind(name: str, args: argparse.Namespace) -> BoundPolicy:
@@ -162,13 +137,13 @@ def _check(args: argparse.Namespace) -> int:
             bound = _bind(name, args)
             compiled = compile_policy(bound)
         except PolicyError as error:
-            _complain(args, str(error))
+            complain(args, error, policy=name)
             code = INVALID
             continue
         found = warnings(bound, compiled)
         table_bytes = 2 * (len(compiled.transitions) + len(compiled.tails))
         if args.json:
-            _emit(
+            print_json(
                 {
                     "policy": compiled.name,
                     "rules": len(compiled.rules),
@@ -206,7 +181,7 @@ def _test(args: argparse.Namespace) -> int:
             total += 1
             failed += bool(result.failure)
             if args.json:
-                _emit(
+                print_json(
                     {
                         "case": str(result.place),
                         "operation": result.operation.word,
@@ -234,13 +209,11 @@ def _explain(args: argparse.Namespace) -> int:
 
     operation = schema.operation(args.operation)
     if isinstance(operation, str):
-        say(operation)
-        return USAGE
+        raise UsageError(operation)
     bound = _bind(args.policy, args)
     text, exe = args.object, args.exe
     if not text and not operation.is_bare:
-        say(f"`{operation.word}` needs an object; see `agentmon policy explain --help`")
-        return USAGE
+        raise UsageError(f"`{operation.word}` needs an object; see `agentmon policy explain --help`")
     if operation is Operation.EXEC:
         text = _program(text)
     if operation.is_path and not (operation is Operation.UNIX and text.startswith("@")):
@@ -254,14 +227,13 @@ def _explain(args: argparse.Namespace) -> int:
         target = os.fsencode(text) if operation.is_path else parse_object(operation, text, bound.variables)
         situation = _situation(args, bound)
     except ValueError as error:
-        say(str(error))
-        return USAGE
+        raise UsageError(str(error)) from None
     said = explain(bound, operation, target, exe, situation)
     fixed = of_resolver(bound, operation, target)
     if fixed:
         said = replace(said, action=fixed[0], decided_by=None, others=(), excepted=(), would=None)
     if args.json:
-        _emit(
+        print_json(
             {
                 "policy": bound.policy.name,
                 "operation": operation.word,
@@ -337,11 +309,11 @@ def _list(args: argparse.Namespace) -> int:
         try:
             policy = load(str(path))
         except PolicyError as error:
-            _complain(args, str(error))
+            complain(args, error, name=name)
             code = INVALID
             continue
         if args.json:
-            _emit(
+            print_json(
                 {
                     "name": name,
                     "description": policy.description,
@@ -363,7 +335,7 @@ def _show(args: argparse.Namespace) -> int:
     rules = [_rule_json(r.rule) for r in bound.rules]
     defaults = {o.word: bound.defaults[o].word for o in OPERATIONS}
     if args.json:
-        _emit({"policy": policy.name, "packs": list(policy.packs), "default": defaults, "rules": rules})
+        print_json({"policy": policy.name, "packs": list(policy.packs), "default": defaults, "rules": rules})
         return OK
     print(f"policy: {policy.name}   # with {', '.join(policy.packs[1:]) or 'no packs'}")
     print("default: {" + ", ".join(f"{o}: {a}" for o, a in defaults.items()) + "}")

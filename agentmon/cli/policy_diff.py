@@ -63,6 +63,7 @@ def handle(args: argparse.Namespace) -> int:
 
     policies = load(args.old), load(args.new)
     old, new = (bind_policy(policy, variables(args)) for policy in policies)
+    sessions = recorded(args, args.session) if args.session else ()
     out = Output(args.json)
     found, complete = changes(old, new)
     out.changes(found)
@@ -73,7 +74,7 @@ def handle(args: argparse.Namespace) -> int:
     elif not differ and not args.json:
         observing = " (what is only observed is no verdict)" if old.observed or new.observed else ""
         print(f"the same verdict on every object{observing}")
-    for session in recorded(args, args.session) if args.session else ():
+    for session in sessions:
         old, new = (bind_policy(policy, variables(args, session)) for policy in policies)
         actions = diff.on_session(old, new, session)
         out.session(session.id, len(session.actions), actions)

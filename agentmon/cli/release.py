@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from agentmon.cli.common import add_json, add_verb, connect, print_json
+from agentmon.cli.common import UsageError, add_json, add_verb, connect, print_json
 
 
 def register(subparsers: Any) -> None:
@@ -32,11 +32,8 @@ def register(subparsers: Any) -> None:
 
 def handle(args: argparse.Namespace) -> int:
     """Release each."""
-    from agentmon.cli.common import USAGE, say
-
     if bool(args.session) == args.all:
-        say("give the id of a session, or --all")
-        return USAGE
+        raise UsageError("give the id of a session, or --all")
     with connect(args) as client:
         sessions = [s["session"] for s in client.call("ps")["sessions"]] if args.all else args.session
         if not sessions and not args.json:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from agentmon.cli.common import USAGE, add_json, add_verb, connect, policy_reference, print_json, say
+from agentmon.cli.common import UsageError, add_json, add_verb, complain, connect, policy_reference, print_json, say
 from agentmon.errors import AgentmonError, PolicyError
 
 
@@ -49,8 +49,7 @@ def register(subparsers: Any) -> None:
 def handle(args: argparse.Namespace) -> int:
     """Each in turn; one that fails does not keep the others from it."""
     if bool(args.session) == args.all:
-        say("give the id of a session, or --all")
-        return USAGE
+        raise UsageError("give the id of a session, or --all")
     worst = 0
     with connect(args) as client:
         # an ordinary user is told of no files, and refused by the daemon
@@ -65,8 +64,7 @@ def handle(args: argparse.Namespace) -> int:
                     raise PolicyError(f"what policy session `{session}` is under was lost; give one with -p")
                 reply = client.call("reload", session=session, policy=policy_reference(name), dry_run=args.dry_run)
             except AgentmonError as error:
-                for line in str(error).splitlines():
-                    say(line)
+                complain(args, error, session=session)
                 if isinstance(error, PolicyError):  # found here, before the daemon was asked
                     say(f"session `{session}` stays under its policy, as it was")
                 worst = max(worst, error.exit_code)

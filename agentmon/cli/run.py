@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from agentmon.cli.common import USAGE, add_verb, connect, policy_reference, say, workspace_directory
+from agentmon.cli.common import UsageError, add_verb, connect, policy_reference, say, workspace_directory
 from agentmon.model.text import attempt, clean
 
 
@@ -46,8 +46,7 @@ def handle(args: argparse.Namespace) -> int:
     """Fence, release, wait, sum up."""
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
-        say("no command given; try `agentmon run -- CMD`")
-        return USAGE
+        raise UsageError("no command given; try `agentmon run -- CMD`")
     from agentmon.cli.child import Child, target_user
     from agentmon.cli.embedded import connect_or_start
     from agentmon.cli.supervise import SIGNALS, supervise

@@ -52,7 +52,7 @@ def test_bad_usage_is_64(arguments: list[str], capsys: pytest.CaptureFixture[str
     assert "--help" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["ps"], ["watch"], ["release", "s-1234"], ["ps", "--json"]])
+@pytest.mark.parametrize("arguments", [["ps"], ["watch"], ["release", "s-1234"]])
 def test_without_a_daemon_the_remedy_is_said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 1
     out, err = capsys.readouterr()

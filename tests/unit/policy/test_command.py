@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
-from agentmon.cli import policy as command
+from agentmon.cli.main import main
 
 GOOD = (
     "policy: good\n"
@@ -22,11 +21,7 @@ RULES = """rules:
 
 
 def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.register(parser.add_subparsers())
-    args = parser.parse_args(["policy", *words])
-    code: int = args.func(args)
-    return code
+    return main(["policy", *words])
 
 
 @pytest.fixture
