@@ -31,47 +31,64 @@ def handle(args: argparse.Namespace) -> int:
     if args.shell == "zsh":
         print("#compdef agentmon\nautoload -U +X bashcompinit && bashcompinit")
     cases = "\n".join(f"  '{verb}') words='{' '.join(w)}' ;;" for verb, w in words.items())
-    script = _SCRIPT.replace("@CASES@", cases).replace("@VALUES@", "|".join(sorted(set().union(*values.values()))))
-    for kind in ("POLICY", "SESSION"):
-        script = script.replace(f"@{kind}@", "|".join(sorted(values[kind])))
-    print(script)
+    print(_SCRIPT.replace("@CASES@", cases).replace("@VALUES@", "|".join(sorted(values))))
     return 0
 
 
-def _words() -> tuple[dict[str, list[str]], dict[str, set[str]]]:
-    """Verb (with its own verb) -> what may follow it; kind of value -> the options that take one.
+def _words() -> tuple[dict[str, list[str]], set[str]]:
+    """Verb (with its own verb), or that and an option -> what may follow it; the options that take a value.
 
-    The words `POLICY` and `SESSION` stand for all that there are when somebody asks.
+    The words `POLICY`, `PACK`, `SESSION` and `RECORDED` stand for all that there are when somebody asks.
     """
     from agentmon.cli.main import build_parser
-    from agentmon.model.operations import OPERATIONS
 
     found: dict[str, list[str]] = {}
-    values: dict[str, set[str]] = {"POLICY": set(), "SESSION": set(), "": set()}
-    meant = {"OPERATION": [o.word for o in OPERATIONS], "POLICY": ["POLICY"], "SESSION": ["SESSION"]}
+    values: set[str] = set()
 
     def visit(parser: argparse.ArgumentParser, name: str) -> None:
         words: list[str] = []
         for action in parser._actions:  # noqa: SLF001  # no other way
-            kind = "POLICY" if action.dest == "policy" else str(action.metavar or "").upper()
-            words += action.option_strings
+            words += action.option_strings if action.help != argparse.SUPPRESS else []
             if action.option_strings and action.nargs != 0:
-                values[kind if kind in values else ""].update(action.option_strings)
+                values.update(action.option_strings)
+                found.update({f"{name} {option}".lstrip(): _values(action) for option in action.option_strings})
             elif isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # same
                 words += list(action.choices)
                 for verb, sub in action.choices.items():
                     visit(sub, f"{name} {verb}".lstrip())
             elif not action.option_strings:
-                words += [str(choice) for choice in list(action.choices or ()) or meant.get(kind, [])]
+                words += _values(action)
         found[name] = words
 
     visit(build_parser(), "")
     return found, values
 
 
+def _values(action: argparse.Action) -> list[str]:
+    """What an argument may be, by its choices or by what help calls it."""
+    from agentmon.cli.recorded import SESSION_HELP
+    from agentmon.model.conditions import Risk
+    from agentmon.model.operations import OPERATIONS
+
+    if action.choices:
+        return [str(choice) for choice in action.choices]
+    if action.help == SESSION_HELP:
+        return ["RECORDED"]
+    if action.dest == "policy":
+        return ["POLICY"]
+    known = {
+        "OPERATION": [o.word for o in OPERATIONS],
+        "LEVEL": [risk.word for risk in Risk],
+        "ID": ["all"],
+        "OLD": ["POLICY"],
+        "NEW": ["POLICY"],
+    } | {word: [word] for word in ("POLICY", "PACK", "SESSION")}
+    return known.get(str(action.metavar or ""), [])
+
+
 # A verb's own verb is looked for first; where nothing fits, bash offers files.
 _SCRIPT = r"""_agentmon() {
-  local cur=${COMP_WORDS[COMP_CWORD]} verb= word words= i skip=
+  local cur=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD-1]} verb= word= words= i skip=
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=${COMP_WORDS[i]}
     if [[ $skip ]]; then skip=; continue; fi
@@ -83,21 +100,24 @@ _SCRIPT = r"""_agentmon() {
     esac
   done
   words=
-  case ${COMP_WORDS[COMP_CWORD-1]} in
-  @POLICY@) words=POLICY ;;
-  @SESSION@) words=SESSION ;;
-  @VALUES@) ;;
-  *) _agentmon_words "$verb" ;;
-  esac
+  if [[ $skip ]]; then _agentmon_words "${verb:+$verb }$last"; else _agentmon_words "$verb"; fi
   COMPREPLY=()
   case " $words " in
   *' POLICY '*)
-    words="${words/POLICY/} $("${COMP_WORDS[0]}" policy list 2>/dev/null | cut -d ' ' -f 1)"
-    COMPREPLY=($(compgen -f -X '!*.yaml' -- "$cur")) ;;
-  *' SESSION '*)
-    words="${words/SESSION/} $("${COMP_WORDS[0]}" ps --json 2>/dev/null | grep -o '"s-[^"]*"' | tr -d '"')" ;;
+    words="${words//POLICY/} $(_agentmon_packs)"
+    compopt -o filenames 2>/dev/null
+    COMPREPLY=($(compgen -f -X '!*.yaml' -- "$cur") $(compgen -f -X '!*.yml' -- "$cur") $(compgen -d -- "$cur")) ;;
+  *' PACK '*) words=$(_agentmon_packs) ;;
+  *' SESSION '*) words="${words/SESSION/} $(_agentmon_sessions)" ;;
+  *' RECORDED '*) words="${words/RECORDED/} last all $(_agentmon_sessions)" ;;
   esac
   COMPREPLY+=($(compgen -W "$words" -- "$cur"))
+}
+_agentmon_packs() {
+  "${COMP_WORDS[0]}" policy list 2>/dev/null | cut -d ' ' -f 1
+}
+_agentmon_sessions() {
+  "${COMP_WORDS[0]}" ps --json 2>/dev/null | grep -o '"s-[^"]*"' | tr -d '"'
 }
 _agentmon_words() {
   case $1 in

@@ -88,7 +88,9 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
     explain.add_argument(
         "--as", metavar="USER", dest="acting", help="the user that it acts as, for rules with `user` (default: {user})"
     )
-    explain.add_argument("--risk", default="normal", help="the risk of its session: normal (default), elevated or high")
+    explain.add_argument(
+        "--risk", metavar="LEVEL", default="normal", help="the risk of its session: normal (default), elevated or high"
+    )
     explain.add_argument(
         "--time", metavar="MOMENT", help="such as `2026-03-30 09:00 Europe/Berlin` (default: now), for rules with hours"
     )

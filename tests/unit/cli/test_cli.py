@@ -117,13 +117,33 @@ agentmon() {
         assert not done.stderr
         return done.stdout.split()
 
-    (nowhere / "mine.yaml").touch()
+    for name in ("mine.yaml", "short.yml"):
+        (nowhere / name).touch()
+    (nowhere / "checks").mkdir()
     (nowhere / "other.txt").touch()
     assert complete("r") == ["run", "reload", "release", "risk", "replay"]
     assert complete("run", "--wor") == ["--workspace"]
     assert complete("run", "--workspace", "") == []
-    assert complete("run", "-p", "") == complete("policy", "explain", "-p", "") == ["mine.yaml", "base", "coding-agent"]
+    policies = ["mine.yaml", "short.yml", "checks", "base", "coding-agent"]
+    assert complete("run", "-p", "") == complete("policy", "explain", "-p", "") == policies
+    assert complete("reload", "s-7f3a", "-p", "") == complete("replay", "last", "--policy", "") == policies
     assert complete("run", "--policy", "co") == ["coding-agent"]
+    # both policies of a comparison
+    for words in (["policy", "diff"], ["policy", "diff", "base"]):
+        assert complete(*words, "m") == ["mine.yaml"]
+        assert complete(*words, "c") == ["checks", "coding-agent"]
+    assert complete("policy", "show", "m") == complete("policy", "test", "m") == ["mine.yaml"]
+    assert complete("policy", "learn", "last", "--include", "") == ["base", "coding-agent"]
+    assert complete("policy", "explain", "--risk", "") == ["normal", "elevated", "high"]
+    assert complete("policy", "explain", "read", "--exe", "") == []  # so bash offers files
+    # recorded sessions have two words for some of them, live ones have not
+    recorded = ["last", "all", "s-7f3a", "s-80b1"]
+    assert [w for w in complete("replay", "") if w[0] != "-"] == recorded
+    assert [w for w in complete("policy", "learn", "s-7f3a", "") if w[0] != "-"] == recorded
+    assert complete("policy", "diff", "--session", "") == complete("policy", "diff", "--sessions", "") == recorded
+    assert "--skip" not in complete("doctor", "-")  # hidden from people
+    assert complete("watch", "--session", "") == ["s-7f3a", "s-80b1"]
+    assert complete("reload", "l") == complete("release", "a") == []
     assert complete("release", "s-") == complete("audit", "log", "--session", "") == ["s-7f3a", "s-80b1"]
     assert complete("policy", "ch") == complete("--config", "x", "policy", "ch") == ["check"]
     assert complete("policy", "explain", "co") == ["connect"]
