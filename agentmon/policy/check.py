@@ -9,21 +9,13 @@ from collections.abc import Iterator
 
 from agentmon.model.operations import GUARDED, OPERATIONS, PART_OF_WRITE, Operation
 from agentmon.model.tables import CompiledPolicy
-from agentmon.policy.automaton import TooManyStatesError, build
-from agentmon.policy.bind import BoundPolicy, BoundRule
+from agentmon.policy.bind import BoundPolicy
 from agentmon.policy.check_host import host_warnings
+from agentmon.policy.check_rules import in_vain
 from agentmon.policy.compile import compile_policy
 from agentmon.policy.evaluate import Evaluator
-from agentmon.policy.glob import Glob
-from agentmon.policy.prune import Dominance
-
-#: Looking for rules that never decide stops at this size: it is advice, and must be quick.
-MOST_STATES = 5_000
 
 _SYSTEM_BUS = b"/run/dbus/system_bus_socket"
-
-#: Each rule is held against all earlier ones up to this many; of more, only what is plain to see is said.
-MOST_RULES = 150
 
 
 def warnings(bound: BoundPolicy, compiled: CompiledPolicy) -> list[str]:
@@ -36,7 +28,7 @@ def warnings(bound: BoundPolicy, compiled: CompiledPolicy) -> list[str]:
         *_arguments(full),
         *_rates(full),
         *_split(full, found),
-        *_never_decides(full, found),
+        *in_vain(full, found),
         *_other_resolver(full),
         *host_warnings(full),
         *_exposed_files(full),
@@ -103,67 +95,6 @@ def _split(bound: BoundPolicy, compiled: CompiledPolicy) -> Iterator[str]:
             f"{bound.policy.file}:1:1: {compiled.states:,} states, too many for one automaton: under this policy no"
             " directory can be renamed, for what is below it is not known; use fewer patterns with wildcards"
         )
-
-
-def _never_decides(bound: BoundPolicy, compiled: CompiledPolicy) -> Iterator[str]:
-    deciding = {entry.rule for prefix in compiled.net for entry in prefix.entries}
-    deciding |= {entry.rule for number in compiled.bare for entry in compiled.lists[number]}
-    deciding |= {entry.rule for _, entry in compiled.hosts}
-    plainly = _plainly_covered(bound) if len(bound.rules) > MOST_RULES else None
-    for rule in bound.rules:
-        if rule.rule.implied:
-            continue  # nobody could drop it
-        if plainly is None:
-            paths = any(o.is_path and not _covered(bound, rule, o) for o in rule.operations)
-        else:
-            paths = any(o.is_path for o in rule.operations) and rule.index not in plainly
-        if not paths and rule.index not in deciding:
-            yield (
-                f"{rule.rule.place}: rule `{rule.rule.id}` can never decide: whatever it matches, a rule as severe"
-                " or more decides first; drop it, or carve a hole with `except` in the other"
-            )
-
-
-def _plainly_covered(bound: BoundPolicy) -> set[int]:
-    """Rules whose every pattern an earlier rule has too, or lies below one of an earlier rule."""
-    rules = [r for r in bound.rules if any(o.is_path for o in r.operations)]
-    dominance = Dominance(rules)
-    firsts: dict[Glob, BoundRule] = {}
-    found = set()
-    for rule in rules:
-        same = [firsts.get(glob) for glob in rule.includes]
-        if all(
-            (first and rule.operations <= first.operations) or dominance.covers(rule, glob)
-            for first, glob in zip(same, rule.includes, strict=True)
-        ):
-            found.add(rule.index)
-        if rule.for_anyone and not rule.excepts:
-            for glob in rule.includes:
-                firsts.setdefault(glob, rule)
-    return found
-
-
-def _covered(bound: BoundPolicy, rule: BoundRule, operation: Operation) -> bool:
-    """Whether earlier rules without conditions match every path that this one does (language inclusion)."""
-    earlier = [
-        glob
-        for other in bound.rules[: rule.index]
-        if operation in other.operations and other.for_anyone and not other.excepts
-        for glob in other.includes
-    ]
-    if not earlier:
-        return False
-    if set(rule.includes) <= set(earlier):
-        return True
-    both = dict.fromkeys(rule.includes, 0) | {glob: 1 for glob in earlier if glob not in rule.includes}
-    shared = [glob for glob in rule.includes if glob in earlier]
-    for glob in shared:
-        del both[glob]
-    try:
-        automaton = build(both, {}, limit=MOST_STATES)
-    except TooManyStatesError:
-        return False  # too hard to tell: no warning
-    return not any(accepted == 1 for accepted in automaton.accepts)
 
 
 def _other_resolver(bound: BoundPolicy) -> Iterator[str]:

@@ -57,8 +57,12 @@ class Dominance:
 
     def covers(self, rule: BoundRule, glob: Glob) -> bool:
         """Whether the rule can do without this pattern."""
+        return self.cover(rule, glob) is not None
+
+    def cover(self, rule: BoundRule, glob: Glob) -> BoundRule | None:
+        """By which rule, which may be the same: it has another pattern."""
         paths_only = glob.beginning.startswith(b"/") or Operation.UNIX not in rule.operations
-        return any(cover.holds(rule, glob) for cover in self._covers(glob, paths_only))
+        return next((cover.rule for cover in self._covers(glob, paths_only) if cover.holds(rule, glob)), None)
 
     def _covers(self, glob: Glob, paths_only: bool) -> Iterator[_Cover]:
         beginning = glob.beginning
