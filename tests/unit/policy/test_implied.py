@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from agentmon.daemon.policies import PolicyBook, Source
@@ -12,7 +15,8 @@ from agentmon.policy.check import warnings
 from agentmon.policy.compile import compile_policy
 from agentmon.policy.evaluate import Evaluator
 from agentmon.policy.explain import explain
-from agentmon.policy.implied import OTHER_RESOLVERS, without_implied
+from agentmon.policy.glob import bind, parse
+from agentmon.policy.implied import OTHER_RESOLVERS, SOCKETS, without_implied
 from agentmon.policy.load import load_text
 from agentmon.policy.rules import Variables
 from agentmon.policy.walk import run
@@ -112,3 +116,24 @@ def test_check_tells_of_the_bus_and_nothing_of_the_rule() -> None:
     denied = SOCKET.replace("ACTION", "deny").replace("/run/nscd/socket", '"/run/**", "/var/run/**"')
     assert said(NAMES + denied) == []
     assert said(PLAIN + SOCKET.replace("ACTION", "audit")) == []
+
+
+#: What libc's modules do not open: it is for those who answer.
+NOT_OF_LIBC = {"/run/systemd/resolve.hook/**"}
+
+
+def test_the_react_tier_refuses_the_same_sockets() -> None:
+    """It goes by the names that libc uses, which bpf/unix.bpf.h has a second time."""
+    text = (Path(__file__).parents[3] / "bpf" / "unix.bpf.h").read_text()
+    names = re.findall(r'am_is\(name, "([^"]+)"\)\)\s+return sizeof\("([^"]+)"\) - 1;', text)
+    assert len(names) == text.count("am_is(name, ") - 1 > 0  # but for its definition
+    assert all(compared == measured for compared, measured in names)
+    (room,) = map(int, re.findall(r"#define AM_SERVICE_MAX (\d+)", text))
+    assert all(len(name) < room for name, _ in names)
+    refused = {name.encode() for name, _ in names}
+    for name in refused:
+        assert verdicts(bound(NAMES), name) == {(Action.DENY, OTHER_RESOLVERS)}, name
+    for pattern in set(SOCKETS) - NOT_OF_LIBC:
+        for glob in (bind(template, {}) for template in parse(pattern)):
+            assert any(re.fullmatch(glob.regex(), name, re.DOTALL) for name in refused), glob.regex()
+    assert set(SOCKETS) >= NOT_OF_LIBC
