@@ -206,6 +206,6 @@ def test_a_pack_is_not_too_large_only_because_it_was_read_before(monkeypatch: py
     elements = sum(
         len(a) for r in pack.rules for p in (*r.paths, *r.except_paths, *r.except_exe) for a in p.alternatives
     )
-    monkeypatch.setattr("agentmon.policy.load.MAX_ELEMENTS", elements + 1000)
+    monkeypatch.setattr("agentmon.policy.load_rules.MAX_ELEMENTS", elements + 1000)
     for _ in range(3):
         load("coding-agent")
