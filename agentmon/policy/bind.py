@@ -31,7 +31,7 @@ from agentmon.model.tables import NO_RULE, RuleInfo
 from agentmon.policy.arguments import argument_globs
 from agentmon.policy.glob import EVERY_ABSTRACT, EVERYTHING, MAX_TEXT_BYTES, Glob, bind
 from agentmon.policy.network import ALL_PORTS, MAPPED, covers, family_of
-from agentmon.policy.rules import Network, Pattern, Policy, Requirement, Rule, Time, User, Variables
+from agentmon.policy.rules import Complaints, Network, Pattern, Policy, Requirement, Rule, Time, User, Variables
 
 #: Distinct sets of programs that `exe` conditions may name: one bit of a process each.
 MAX_EXE_SETS = 64
@@ -176,41 +176,48 @@ def bind_policy(policy: Policy, variables: Variables, *, uid_of: Callable[[str],
         return 1 << list(sets).index(wanted)
 
     asked = _Conditions(variables, uid_of)
+    complaints = Complaints()
     for rule in policy.rules:  # first: an ancestor's exe tag and the condition have the same number
         for patterns in (rule.parent, rule.except_parent):
-            asked.parent(bit(patterns, rule), rule)
+            with complaints.collected():
+                asked.parent(bit(patterns, rule), rule)
+        for user in (*rule.users, *rule.except_users):
+            with complaints.collected():
+                asked.uid(user)
     bound = []
     for index, rule in enumerate(sorted(policy.rules, key=lambda r: -r.action)):
-        bound.append(
-            BoundRule(
-                index=index,
-                rule=rule,
-                operations=_meant(rule.operations),
-                action=rule.action,
-                includes=globs(rule.paths, values) or _everything(rule.operations),
-                excepts=globs(rule.except_paths, values),
-                exe_any=bit(rule.exe, rule),
-                exe_not=bit(rule.except_exe, rule),
-                ranges=_ranges(rule.networks, rule.ports) or (() if rule.hosts else _anywhere(rule.ports)),
-                except_ranges=_ranges(rule.except_networks, ()),
-                hosts=tuple(
-                    HostRange(h.pattern, low, high)
-                    for h in rule.hosts
-                    for low, high in ([h.ports] if h.ports else rule.ports or [ALL_PORTS])
-                ),
-                need=bit(rule.parent, rule)
-                | asked.arguments(rule.argv, rule)
-                | asked.users(rule.users, rule)
-                | asked.when(rule.risk, rule.times, rule, unknown=rule.action.blocks)
-                | asked.marks(rule.requires, rule),
-                need_not=asked.over(rule)
-                | bit(rule.except_parent, rule)
-                | asked.arguments(rule.except_argv, rule)
-                | asked.users(rule.except_users, rule)
-                | asked.when(rule.except_risk, rule.except_times, rule, unknown=not rule.action.blocks)
-                | asked.marks(rule.except_requires, rule),
+        with complaints.collected():
+            bound.append(
+                BoundRule(
+                    index=index,
+                    rule=rule,
+                    operations=_meant(rule.operations),
+                    action=rule.action,
+                    includes=globs(rule.paths, values) or _everything(rule.operations),
+                    excepts=globs(rule.except_paths, values),
+                    exe_any=bit(rule.exe, rule),
+                    exe_not=bit(rule.except_exe, rule),
+                    ranges=_ranges(rule.networks, rule.ports) or (() if rule.hosts else _anywhere(rule.ports)),
+                    except_ranges=_ranges(rule.except_networks, ()),
+                    hosts=tuple(
+                        HostRange(h.pattern, low, high)
+                        for h in rule.hosts
+                        for low, high in ([h.ports] if h.ports else rule.ports or [ALL_PORTS])
+                    ),
+                    need=bit(rule.parent, rule)
+                    | asked.arguments(rule.argv, rule)
+                    | asked.users(rule.users, rule)
+                    | asked.when(rule.risk, rule.times, rule, unknown=rule.action.blocks)
+                    | asked.marks(rule.requires, rule),
+                    need_not=asked.over(rule)
+                    | bit(rule.except_parent, rule)
+                    | asked.arguments(rule.except_argv, rule)
+                    | asked.users(rule.except_users, rule)
+                    | asked.when(rule.except_risk, rule.except_times, rule, unknown=not rule.action.blocks)
+                    | asked.marks(rule.except_requires, rule),
+                )
             )
-        )
+    complaints.raise_if_any()
     if len(sets) > MAX_EXE_SETS:
         last = list(sets.values())[MAX_EXE_SETS]
         raise PolicyError(
@@ -281,7 +288,7 @@ class _Conditions:
         return self._bit(Arguments(self.argument_sets.index(wanted)), rule)
 
     def users(self, users: Sequence[User], rule: Rule) -> int:
-        return self._bit(Users(tuple(sorted({self._uid(user) for user in users}))), rule) if users else 0
+        return self._bit(Users(tuple(sorted({self.uid(user) for user in users}))), rule) if users else 0
 
     def when(self, risk: Risk | None, times: Sequence[Time], rule: Rule, *, unknown: bool) -> int:
         """``unknown``: what counts when nobody can tell the time: a rule that blocks then holds, another does not."""
@@ -299,7 +306,7 @@ class _Conditions:
             bits |= self._bit(Marked(each.mark, each.since), rule)
         return bits
 
-    def _uid(self, user: User) -> int:
+    def uid(self, user: User) -> int:
         name = os.fsdecode(self._variables.user) if user.text == "{user}" else user.text
         uid = int(name) if name.isdecimal() else self._uid_of(name)
         if uid is None:

@@ -25,21 +25,25 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Document:
     """One parsed file. ``data`` is its content in dicts, lists and text.
 
+    With ``go_on``, wrong keys are only noted in ``complaints``, and ``torn`` has the mappings that lack one by that.
+
     Raises:
         PolicyError: it is not YAML, is empty, or repeats a key.
     """
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, *, go_on: bool = False) -> None:
         self.file = file
+        self.complaints = Complaints()
+        self.torn: set[Location] = set()
         self.places: dict[Location, Place] = {}
         self.keys: dict[Location, Place] = {}
         self._nodes = 0
-        self._complaints = Complaints()
         node = self._compose(text)
         if node is None:
             raise Place(file, 1, 1).error("the file is empty; a policy starts with `policy: NAME`, cases with `cases:`")
         self.data: Any = self._value(node, ())
-        self._complaints.raise_if_any()
+        if not go_on:
+            self.complaints.raise_if_any()
 
     def _compose(self, text: str) -> yaml.Node | None:
         text = text.removeprefix("\ufeff")
@@ -102,15 +106,17 @@ class Document:
         result: dict[str, Any] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self._complaints.add(
+                self.complaints.add(
                     self._at(key), "a key must be one word; put a pattern that starts with `{` in quotes"
                 )
+                self.torn.add(location)
                 continue
             if key.value == "<<" and not key.style:
-                self._complaints.add(self._at(key), "`<<` merges no keys here; write them out")
+                self.complaints.add(self._at(key), "`<<` merges no keys here; write them out")
+                self.torn.add(location)
                 continue
             if key.value in result:
-                self._complaints.add(self._at(key), f"key `{key.value}` is given twice; keep one")
+                self.complaints.add(self._at(key), f"key `{key.value}` is given twice; keep one")
             self.keys[*location, key.value] = self._at(key)
             result[key.value] = self._value(child, (*location, key.value))
         return result

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from agentmon.errors import NoPolicyError
+from agentmon.errors import NoPolicyError, PolicyError
 from agentmon.model.operations import Action, Operation
 from agentmon.model.text import clean
 from agentmon.policy import schema
@@ -86,6 +86,7 @@ class _Merger:
     def __init__(self, known: dict[str, Path]) -> None:
         self.known = known
         self.merged: dict[str, _Merged] = {}
+        self.whole = True  # nothing had to be left out for its errors
 
     def policy(self, source: Source) -> Policy:
         complaints = Complaints()
@@ -98,7 +99,8 @@ class _Merger:
             first = seen.setdefault(rule.id, rule)
             if first is not rule:
                 _same_id(first, rule, complaints)
-        _check_marks(rules, complaints)
+        if self.whole:  # else a mark may be set by what is missing
+            _check_marks(rules, complaints)
         complaints.raise_if_any()
         if OTHER_RESOLVERS not in seen:
             rules += other_resolvers(rules)
@@ -115,7 +117,9 @@ class _Merger:
 
     def _merge(self, source: Source, complaints: Complaints, above: tuple[str, ...]) -> _Merged:
         model = source.model
-        rules = [r for r in rules_of(source, complaints) if r]
+        complaints.found += source.complaints.found
+        self.whole &= not source.complaints.found
+        rules = list(rules_of(source, complaints))
         said = _defaults(source, complaints)
         names, files = [model.policy], [source.file]
         inherited: dict[Operation, Action] = {}
@@ -123,20 +127,21 @@ class _Merger:
         left_out: dict[Place, tuple[int, Rule]] = {}
         places = {r.place for r in rules}
         for i, include in enumerate(model.include):
-            place = source.place(("include", i, "pack"))
+            place = source.include_place(i, "pack")
             if include.pack in included:
                 complaints.add(place, f"pack `{include.pack}` is included twice; keep one, with all of its `without`")
                 continue
             included.add(include.pack)
             inner = self._pack(include.pack, place, complaints, (*above, model.policy))
             if inner is None:
+                self.whole = False
                 continue
             theirs, their_defaults, their_names, their_files = inner
             known_ids = [r.id for r in theirs]
             for j, name in enumerate(include.without):
                 if name not in known_ids:
                     complaints.add(
-                        source.place(("include", i, "without", j)),
+                        source.include_place(i, "without", j),
                         f"pack `{include.pack}` has no rule `{name}`{did_you_mean(name, known_ids)}",
                     )
             left_out_ids = set(include.without)
@@ -151,7 +156,7 @@ class _Merger:
         for place in left_out.keys() & places:
             i, rule = left_out[place]
             complaints.add(
-                source.place(("include", i, "without")),
+                source.include_place(i, "without"),
                 f"`{rule.id}` still comes by another include; leave it out there too, or include `{rule.pack}` once",
             )
         return rules, inherited | said, names, files
@@ -168,14 +173,17 @@ class _Merger:
         if name in self.merged:
             return self.merged[name]
         if len(above) > MAX_PACK_DEPTH:
-            raise place.error(f"packs include each other more than {MAX_PACK_DEPTH} deep; include them here instead")
+            complaints.stop(
+                place, f"packs include each other more than {MAX_PACK_DEPTH} deep; include them here instead"
+            )
         if len(self.merged) >= MAX_PACKS:
-            raise place.error(f"more than {MAX_PACKS} packs; put their rules into fewer")
+            complaints.stop(place, f"more than {MAX_PACKS} packs; put their rules into fewer")
         path = str(self.known[name])
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                raise place.error(f"pack `{name}` is no file: `{path}`; put a policy file there, or take it away")
+                complaints.add(place, f"pack `{name}` is no file: `{path}`; put a policy file there, or take it away")
+                return None
             inner = _cached_source(path, status.st_mtime_ns)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
@@ -184,7 +192,10 @@ class _Merger:
         except NoPolicyError as error:
             complaints.add(place, str(error))
             return None
-        if inner.model.policy != name:
+        except PolicyError as error:  # it is no YAML, or nothing like a policy
+            complaints.adopt(error)
+            return None
+        if inner.model.policy != name and inner.named:
             complaints.add(
                 inner.place(("policy",)),
                 f"pack `{name}` calls itself `{inner.model.policy}`; rename one of them",

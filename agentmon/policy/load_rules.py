@@ -36,11 +36,11 @@ _SECONDS: Final = {"s": 1, "min": 60, "h": 3600, "day": 86_400}
 MOST_OFTEN: Final = 100_000
 
 
-def rules_of(source: Source, complaints: Complaints) -> Iterator[Rule | None]:
-    """Each rule of a file, packs apart; None where it has errors."""
+def rules_of(source: Source, complaints: Complaints) -> Iterator[Rule]:
+    """Each rule of a file, packs apart; of one that has errors, what is without."""
     source.elements = 0  # packs are cached, and read again by each policy that includes them
     for i, model in enumerate(source.model.rules):
-        yield _RuleBuilder(source, model, ("rules", i), complaints).rule()
+        yield _RuleBuilder(source, model, source.rule_location(i), complaints).rule()
 
 
 class _RuleBuilder:
@@ -50,8 +50,7 @@ class _RuleBuilder:
         self.location = location
         self.complaints = complaints
 
-    def rule(self) -> Rule | None:
-        before = len(self.complaints.found)
+    def rule(self) -> Rule:
         model = self.model
         operations = self._operations()
         action = schema.action(model.action)
@@ -77,14 +76,12 @@ class _RuleBuilder:
         marks, rate = self._marks(action), self._rate(action)
         networks, except_networks = self._networks("cidrs"), self._networks("except", "cidrs")
         hosts, ports = self._hosts(), self._ports()
-        if len(self.complaints.found) > before or isinstance(action, str):
-            return None
         return Rule(
             id=model.id,
             pack=self.source.model.policy,
             place=self.source.place((*self.location, "id")),
             operations=operations,
-            action=action,
+            action=Action.ALLOW if isinstance(action, str) else action,
             reason=" ".join(model.reason.split()),
             quiet=model.quiet,
             observe=observe is True,
@@ -210,8 +207,8 @@ class _RuleBuilder:
                 continue
             self.source.elements += max(0, sum(map(len, pattern.alternatives)) - len(text))
             if self.source.elements > MAX_ELEMENTS:
-                raise pattern.place.error(
-                    "braces stand for too many or too long patterns here; name directories with `/**`"
+                self.complaints.stop(
+                    pattern.place, "braces stand for too many or too long patterns here; name directories with `/**`"
                 )
             found.append(pattern)
         return tuple(found)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 from agentmon.errors import PolicyError
 from agentmon.model.conditions import Hours, Risk
@@ -19,6 +20,7 @@ from agentmon.policy.glob import Template
 #: Characters of one message. What a policy quotes can be as long as the policy.
 MAX_MESSAGE: Final = 600
 _QUOTE: Final = re.compile("`([^`]*)`")
+_PLACE: Final = re.compile(r"(.+?):(\d+):(\d+): ")
 #: Errors that are looked for, and that are shown.
 MAX_COMPLAINTS: Final = 100
 SHOWN_COMPLAINTS: Final = 20
@@ -213,6 +215,7 @@ class Complaints:
     """Errors of one policy, collected so that all are shown at once (of very many, the first)."""
 
     found: list[tuple[Place, str]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)  # lines of errors that were raised elsewhere
 
     def add(self, place: Place, message: str) -> None:
         """Note one error. Raises `PolicyError` if there are so many that looking for more would only take time."""
@@ -220,11 +223,36 @@ class Complaints:
         if len(self.found) >= MAX_COMPLAINTS:
             self.raise_if_any()
 
+    def adopt(self, error: PolicyError) -> None:
+        """Note one that was raised."""
+        self.others += str(error).splitlines()
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Note a `PolicyError` that is raised meanwhile, and go on."""
+        try:
+            yield
+        except PolicyError as error:
+            self.adopt(error)
+
+    def stop(self, place: Place, message: str) -> NoReturn:
+        """Note the last one: what comes after it cannot be looked at. Raises `PolicyError`."""
+        self.found.append((place, message))
+        self.raise_if_any()
+        raise AssertionError("there is one")
+
     def raise_if_any(self) -> None:
         """Raise a PolicyError with one ``file:line:column: message`` a line, in the order of the text."""
         told = sorted(set(self.found))
         if len(told) > SHOWN_COMPLAINTS:
             place, _ = told[SHOWN_COMPLAINTS]
             told[SHOWN_COMPLAINTS:] = [(place, "more errors from here on; mend those above first")]
-        if told:
-            raise PolicyError("\n".join(place.told(message) for place, message in told))
+        others = sorted(dict.fromkeys(self.others), key=_written)[:SHOWN_COMPLAINTS]
+        if told or others:
+            raise PolicyError("\n".join([*(place.told(message) for place, message in told), *others]))
+
+
+def _written(line: str) -> tuple[str, int, int]:
+    """Where what a line of an error is of stands."""
+    place = _PLACE.match(line)
+    return (place[1], int(place[2]), int(place[3])) if place else ("", 0, 0)

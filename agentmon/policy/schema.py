@@ -6,7 +6,7 @@ Every scalar arrives as text (`load` keeps YAML from guessing types), so ``on``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -173,13 +173,16 @@ Model = TypeVar("Model", bound=BaseModel)
 Error = tuple[Location, bool, str]
 
 
-def validate(data: Any) -> tuple[PolicyModel | None, list[Error]]:
-    """Check plain data: (the model, or None; errors as (location, whether the key is meant, message))."""
-    return validate_as(PolicyModel, data, _known_keys)
+def validate(data: Any, torn: Collection[Location] = ()) -> tuple[PolicyModel | None, list[Error]]:
+    """Check plain data: (the model, or None; errors as (location, whether the key is meant, message)).
+
+    ``torn``: mappings of which keys are known to be missing.
+    """
+    return validate_as(PolicyModel, data, _known_keys, torn)
 
 
 def validate_as(
-    model: type[Model], data: Any, known: Callable[[Location], list[str]]
+    model: type[Model], data: Any, known: Callable[[Location], list[str]], torn: Collection[Location] = ()
 ) -> tuple[Model | None, list[Error]]:
     """The same for another kind of file; ``known`` are the keys that may stand in the place of an unknown one."""
     try:
@@ -192,7 +195,9 @@ def validate_as(
         if e["type"] == "missing":
             *parent, key = _location(e)
             # a key mistyped is one mistake, not one too many and one too few
-            if not any(u[:-1] == tuple(parent) and closest(str(u[-1]), known(u)) == key for u in unknown):
+            if tuple(parent) not in torn and not any(
+                u[:-1] == tuple(parent) and closest(str(u[-1]), known(u)) == key for u in unknown
+            ):
                 missing.setdefault(tuple(parent), []).append(str(key))
     said = [_message(e, known) for e in found if e["type"] != "missing"]
     return None, said + [(parent, False, _missing(keys)) for parent, keys in missing.items()]
