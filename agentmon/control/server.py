@@ -35,6 +35,7 @@ class Connection:
     def __init__(self, server: Server, sock: socket.socket, pid: int, uid: int) -> None:
         self.pid = pid  # who connected, by the kernel's word: it takes rights away, and gives none
         self.uid = uid  # only for limits
+        self.start_ticks: int | None = None  # when that process was started, as `on_open` found
         self.watching: Callable[[Any], bool] | None = None
         self.dropped = 0
         self._server = server
@@ -161,9 +162,16 @@ Handler = Callable[[Connection, Peer, str, dict[str, Any]], dict[str, Any]]
 class Server:
     """Listens at `path`. `handle` gets each well-formed request and returns the body of its reply."""
 
-    def __init__(self, path: Path, handle: Handler, on_close: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        handle: Handler,
+        on_close: Callable[[], None] = lambda: None,
+        on_open: Callable[[Connection, socket.socket], None] = lambda _connection, _socket: None,
+    ) -> None:
         self.path = path
         self.handle = handle
+        self._on_open = on_open
         self.dropped = 0
         self.connections: set[Connection] = set()
         self._on_close = on_close
@@ -247,5 +255,6 @@ class Server:
                 sock.close()
                 continue
             connection = Connection(self, sock, pid, uid)
+            self._on_open(connection, sock)
             self.connections.add(connection)
             asyncio.get_running_loop().add_reader(sock, connection.readable)

@@ -58,7 +58,8 @@ class Daemon:
         self.names = SessionNames(self)
         self.ended: OrderedDict[str, Session] = OrderedDict()
         self.audit = AuditLog(config.daemon.audit)
-        self.server = Server(config.daemon.socket, Verbs(self).handle, self._disconnected)
+        verbs = Verbs(self)
+        self.server = Server(config.daemon.socket, verbs.handle, self._disconnected, verbs.opened)
         self.started = time.monotonic()
         self._stop = asyncio.Event()
         self._records: list[Record] = []

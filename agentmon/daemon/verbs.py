@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon answers, to whom. Rights are those of the sender of this very message, as it is now."""
+"""What the daemon answers. `callers` says to whom."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from agentmon.control.protocol import Peer, RefusedError
 from agentmon.control.server import Connection
 from agentmon.daemon import enrolment
 from agentmon.daemon import reload as reloading
+from agentmon.daemon.callers import Caller, Callers
 from agentmon.daemon.requests import (
-    VERBS,
     Doctor,
     Enroll,
     Ping,
@@ -47,13 +47,15 @@ class Verbs:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._callers = Callers(daemon)
+        self.opened = self._callers.opened
 
     def handle(self, connection: Connection, peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Check, do, answer. Never raises."""
         try:
             request = parse(verb, fields)
-            privileged = self._check(connection, peer, verb)
-            return {"ok": True, **self._answer(connection, peer, request, privileged)}
+            caller = self._callers.check(connection, peer, verb)
+            return {"ok": True, **self._answer(connection, caller, request)}
         except RefusedError as error:
             return {"ok": False, "error": str(error), "code": error.code, **error.reply}
         except (PolicyError, ConfigError) as error:
@@ -63,64 +65,28 @@ class Verbs:
         except Exception as error:  # noqa: BLE001  # no request, however odd, may take the answer away
             return {"ok": False, "error": f"the daemon failed: {type(error).__name__}: {error}", "code": "failed"}
 
-    # -- rights -----------------------------------------------------------------------------------------------
-
-    def _check(self, connection: Connection, peer: Peer, verb: str) -> bool:
-        """Raises `RefusedError`. Returns whether the sender may see and do everything."""
-        from agentmon.daemon.app import is_group_member
-
-        _, harmless, operators_only = VERBS[verb]
-        session = self._session_of(peer.pid)
-        if session is None and connection.pid != peer.pid:
-            # root may claim any PID as a message's sender (unix(7)), but not as who connected
-            session = self._session_of(connection.pid)
-        if session is not None:
-            if not harmless:
-                raise RefusedError(
-                    f"a process inside session `{session}` may not ask for `{verb}`; do it from outside", "forbidden"
-                )
-            return False
-        privileged = peer.uid == 0 or is_group_member(peer.uid, self._daemon.config.daemon.group)
-        if operators_only and not privileged:
-            group = self._daemon.config.daemon.group
-            raise RefusedError(f"only root and members of the group `{group}` may `{verb}`; use sudo", "forbidden")
-        return privileged
-
-    def _session_of(self, pid: int) -> str | None:
-        """The session of a sender: by the kernel's own table, and for one that ended since, by what we remember."""
-        # First what costs little: a session that asks without end must not keep the daemon busy.
-        if known := self._daemon.engine.was_enrolled(pid, time.time_ns()):
-            return known
-        for key, state in self._daemon.monitor.processes().items():
-            if key.pid == pid:
-                session = self._daemon.engine.session(state.session)
-                return session.id if session else f"slot-{state.session}"
-        # It may have sent this and ended at once; its end is in the ring by now.
-        self._daemon.drain()
-        return self._daemon.engine.was_enrolled(pid, time.time_ns())
-
     # -- answers ----------------------------------------------------------------------------------------------
 
-    def _answer(self, connection: Connection, peer: Peer, request: Request, privileged: bool) -> dict[str, Any]:
+    def _answer(self, connection: Connection, caller: Caller, request: Request) -> dict[str, Any]:
         match request:
             case Ping():
                 return self._ping()
             case Ps():
-                return self._ps(peer, privileged)
+                return self._ps(caller)
             case Enroll():
-                return self._enroll(peer, request)
+                return self._enroll(caller.peer, request)
             case Release():
                 return self._release(request)
             case Reload():
-                return self._reload(peer, request)
+                return self._reload(caller.peer, request)
             case SetRisk():
-                return self._risk(peer, request)
+                return self._risk(caller.peer, request)
             case Summary():
-                return self._summary(peer, request, privileged)
+                return self._summary(caller, request)
             case Watch():
-                return self._watch(connection, peer, request, privileged)
+                return self._watch(connection, caller, request)
             case Doctor():
-                return self._doctor(privileged)
+                return self._doctor(caller.privileged)
         raise RefusedError("unknown request", "usage")
 
     def _ping(self) -> dict[str, Any]:
@@ -135,12 +101,12 @@ class Verbs:
         notes = canary.NOTES.get(daemon.monitor.tier, {})
         return {op.word: {"posture": str(daemon.health.posture(op)), "note": notes.get(op, "")} for op in OPERATIONS}
 
-    def _ps(self, peer: Peer, privileged: bool) -> dict[str, Any]:
+    def _ps(self, caller: Caller) -> dict[str, Any]:
         daemon = self._daemon
         daemon.drain()
-        own = [s for s in daemon.engine.sessions if privileged or s.uid == peer.uid]
+        own = [s for s in daemon.engine.sessions if caller.may_see(s)]
         answer = {**self._ping(), "posture": self._posture(), "sessions": [_session(s) for s in own]}
-        if privileged:
+        if caller.privileged:
             for session, listed in zip(own, answer["sessions"], strict=True):
                 listed["policy_file"] = daemon.states[session.id].file
             answer |= {
@@ -237,10 +203,10 @@ class Verbs:
         daemon.settle()
         return {"session": session.id, "risk": session.risk, "was": was}
 
-    def _summary(self, peer: Peer, request: Summary, privileged: bool) -> dict[str, Any]:
+    def _summary(self, caller: Caller, request: Summary) -> dict[str, Any]:
         daemon = self._daemon
         daemon.drain()
-        session = self._known(request.session, peer, privileged)
+        session = self._known(request.session, caller)
         last = session.last_blocked_exec
         return {
             **_session(session),
@@ -254,27 +220,27 @@ class Verbs:
             ),
         }
 
-    def _known(self, session_id: str, peer: Peer, privileged: bool) -> Session:
-        """The session, live or ended; another user's is as if it were not there."""
+    def _known(self, session_id: str, caller: Caller) -> Session:
+        """The session, live or ended; one that the caller may not see is as if it were not there."""
         session = self._daemon.engine.find(session_id) or self._daemon.ended.get(session_id)
-        if session is None or not (privileged or session.uid == peer.uid):
+        if session is None or not caller.may_see(session):
             raise RefusedError(f"there is no session `{session_id}`; see `agentmon ps`", "failed")
         return session
 
-    def _watch(self, connection: Connection, peer: Peer, request: Watch, privileged: bool) -> dict[str, Any]:
+    def _watch(self, connection: Connection, caller: Caller, request: Watch) -> dict[str, Any]:
         engine, ended = self._daemon.engine, self._daemon.ended
         if request.session is not None:
-            self._known(request.session, peer, privileged)
+            self._known(request.session, caller)
 
         def wanted(record: Record) -> bool:
             if request.session is not None and record.session != request.session:
                 return False
             if not request.all and not _is_news(record):
                 return False
-            if privileged:
+            if caller.privileged:
                 return True
             session = engine.find(record.session) or ended.get(record.session)
-            return session is not None and session.uid == peer.uid
+            return session is not None and caller.may_see(session)
 
         connection.watching = wanted
         return self._ping()

@@ -94,6 +94,11 @@ def is_alive(key: ProcessKey) -> bool:
     return found.state not in "ZX" and found.start_ticks == key.start_ns // _TICK_NS
 
 
+def is_this(key: ProcessKey, pid: int, start_ticks: int) -> bool:
+    """Whether a key of the kernel's is of the process with this PID that started then."""
+    return key.pid == pid and key.start_ns // _TICK_NS == start_ticks
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below `pid`, by parents as they are now."""
     children: dict[int, list[int]] = {}

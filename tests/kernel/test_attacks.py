@@ -20,7 +20,7 @@ from agentmon.kernel.host import BPFFS
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.operations import Reason, Tier
 from tests.support.fence import Fence
-from tests.support.hosts import PATIENCE_S, Host
+from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 SECRET = b"the content\n"
 LOOPBACK = "  - {id: fence, on: [connect, send], cidrs: ['127.0.0.0/8', '::/0'], action: deny}\n"
@@ -180,6 +180,33 @@ def test_a_root_agent_cannot_pass_for_another_process(served: Host) -> None:
     text = json.dumps({"v": 1, "id": 1, "verb": "watch"})
     done = served.agentmon("run", "-p", policy, "--", sys.executable, "-c", SPEAK, served.socket, "1", text)
     assert json.loads(done.stdout)["code"] == "forbidden", done.stderr
+
+
+#: Connects to the socket argv[1] and ends; its child says argv[2] under PID 1 once nobody remembers its parent.
+SPEAK_LATER = """
+import array, os, socket, struct, sys, time
+path, text, answer = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX)
+s.connect(path)
+if os.fork():
+    os._exit(0)
+time.sleep(6)  # engine.core.RECENT_NS
+who = struct.pack("3i", 1, 0, 0)
+s.sendmsg([text.encode() + b"\\n"], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)])
+s.settimeout(30)
+open(answer + ".new", "wb").write(s.recv(1 << 16))
+os.rename(answer + ".new", answer)
+"""
+
+
+def test_a_root_agent_cannot_speak_over_a_connection_whose_maker_is_gone(served: Host, tmp_path: Path) -> None:
+    policy = served.policy("  []")
+    text = json.dumps({"v": 1, "id": 1, "verb": "watch"})
+    answer = tmp_path / "answer"
+    words = [sys.executable, "-c", SPEAK_LATER, served.socket, text, answer]
+    served.agentmon("run", "-p", policy, "--", *words)
+    wait_for(answer.exists, "the answer")
+    assert json.loads(answer.read_text())["code"] == "forbidden"
 
 
 def test_names_do_not_reach_the_terminal_raw(served: Host, tmp_path: Path) -> None:
