@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentmon.audit.store import GENESIS, SCHEMA_VERSION, chain, connect
 from agentmon.errors import AgentmonError
 from agentmon.model.records import Record
+
+#: That are looked through for what was blocked last: some seconds of a busy host, hours of a quiet one.
+LATEST_BATCHES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,21 @@ def read(path: Path, *, since_ns: int = 0) -> Iterator[Record]:
         raise AgentmonError(f"cannot read the audit log `{path}`: {error}") from error
     finally:
         database.close()
+
+
+def latest_blocked(path: Path, sessions: Collection[str]) -> list[Record]:
+    """What was blocked in some sessions, oldest first, as far as the last batches tell. Raises `AgentmonError`."""
+    if not sessions:
+        return []
+    database = _open(path)
+    try:
+        rows = database.execute("SELECT body FROM batches ORDER BY seq DESC LIMIT ?", (LATEST_BATCHES,)).fetchall()
+        found = [Record(*fields) for (body,) in reversed(rows) for fields in json.loads(body)]
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise AgentmonError(f"cannot read the audit log `{path}`: {error}") from error
+    finally:
+        database.close()
+    return [r for r in found if r.blocked and r.session in sessions and "quiet" not in r.flags]
 
 
 def verify(path: Path) -> tuple[int, int, bytes, Problem | None]:

@@ -10,7 +10,7 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentmon.errors import AgentmonError
@@ -71,9 +71,11 @@ def _target(entry: pwd.struct_passwd, *, drop: bool) -> Target:
 class Child:
     """A forked process that waits at a pipe, ready to be enrolled. It dies with us, and with the pipe."""
 
-    def __init__(self, command: Sequence[str], target: Target, mask: Iterable[int]) -> None:
-        """`mask`: the signal mask that the command gets."""
-        environment = target.environment()
+    def __init__(
+        self, command: Sequence[str], target: Target, mask: Iterable[int], variables: Mapping[str, str] | None = None
+    ) -> None:
+        """`mask`: the signal mask that the command gets; `variables`: more of its environment."""
+        environment = target.environment() | dict(variables or {})
         candidates = _candidates(command[0], environment.get("PATH", os.defpath))
         go_read, self._go = os.pipe2(os.O_CLOEXEC)
         self._status, status_write = os.pipe2(os.O_CLOEXEC)

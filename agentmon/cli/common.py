@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("/etc/agentmon/agentmon.toml")
 USAGE = 64
+#: Where the daemon of a session answers, in the environment of what `run` started.
+SOCKET_VARIABLE = "AGENTMON_SOCKET"
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001  # argparse has no public name for it
 
@@ -120,6 +122,12 @@ def socket_path(args: argparse.Namespace) -> Path:
     return Path(_setting(args, "socket", "/run/agentmon/control.sock"))
 
 
+def session_socket(args: argparse.Namespace) -> Path:
+    """The same for what an agent runs: `run` says where its daemon answers. Rights do not hang on it."""
+    given = os.environ.get(SOCKET_VARIABLE, "")
+    return Path(given) if given.startswith("/") and not args.config else socket_path(args)
+
+
 def audit_path(args: argparse.Namespace) -> Path:
     """Where the audit log is, by the configuration file."""
     return Path(_setting(args, "audit", "/var/lib/agentmon/audit.db"))
@@ -152,6 +160,13 @@ def connect(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:
     from agentmon.control.client import Client
 
     return Client(socket_path(args), timeout_s)
+
+
+def connect_inside(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:
+    """The same for verbs that are for agents. Raises `UnreachableError`."""
+    from agentmon.control.client import Client
+
+    return Client(session_socket(args), timeout_s)
 
 
 def workspace_directory(given: str | None) -> str:

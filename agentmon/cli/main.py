@@ -22,6 +22,12 @@ VERBS = {
     "risk": "risk",
     "ps": "ps",
     "watch": "watch",
+    "why": "why",
+    "ask": "ask",
+    "approvals": "approvals",
+    "answer": "answer",
+    "hook": "hook",
+    "mcp": "mcp",
     "policy": "policy",
     "replay": "replay",
     "audit": "audit",
@@ -40,6 +46,7 @@ examples:
   sudo agentmon run -- claude          run an agent inside the default policy, coding-agent
   sudo agentmon run -p my.yaml -- CMD  … inside your own
   agentmon watch                       see what is blocked, as it happens
+  agentmon why                         inside a fence: what was blocked, and what is allowed instead
   agentmon doctor                      what this host's kernel can enforce
 
 exit status: 0 ok, 1 failure, 2 denied or test failed, 3 invalid policy or configuration,

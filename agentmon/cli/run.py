@@ -8,7 +8,16 @@ import os
 import sys
 from typing import Any
 
-from agentmon.cli.common import UsageError, add_verb, connect, policy_reference, say, workspace_directory
+from agentmon.cli.common import (
+    SOCKET_VARIABLE,
+    USAGE,
+    UsageError,
+    add_verb,
+    connect,
+    policy_reference,
+    say,
+    workspace_directory,
+)
 from agentmon.model.text import attempt, clean
 
 
@@ -22,7 +31,8 @@ def register(subparsers: Any) -> None:
         Run CMD with a policy in force before its first instruction, and for everything it
         starts. Input, output, signals, job control and the exit status are CMD's own. If no
         daemon answers, root gets one for as long as the session lives. With sudo, CMD runs
-        as the user who called sudo. If `run` or the daemon dies, the fence stays.
+        as the user who called sudo. If `run` or the daemon dies, the fence stays. What CMD
+        starts may ask `agentmon why`; AGENTMON_SOCKET in its environment leads there.
         """,
         """
         sudo agentmon run -- claude
@@ -61,7 +71,7 @@ def handle(args: argparse.Namespace) -> int:
 
     # Blocked from here on, so that none is lost between the fork and the wait.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    child = Child(command, target, mask)
+    child = Child(command, target, mask, {SOCKET_VARIABLE: str(client.path.absolute())})
     try:
         reply = client.call(
             "enroll", pid=child.pid, policy=policy, workspace=workspace, uid=target.uid, waiting=True,

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from agentmon.audit.read import latest_blocked
 from agentmon.daemon.policies import Source
 from agentmon.daemon.state import SessionState
-from agentmon.engine import Session, View
-from agentmon.errors import KernelError, PolicyError
+from agentmon.engine import Questions, Session, View
+from agentmon.errors import AgentmonError, KernelError, PolicyError
 from agentmon.host.freeze import thaw
 from agentmon.model.records import GENERATION
 
@@ -52,6 +54,7 @@ def adopt(daemon: Daemon) -> None:
             )  # fmt: skip
             log(f"slot {slot} guards processes of a session that has no file; it is now `{found.id}`")
         _take(daemon, found)
+    _remember(daemon)
     # what waits in the ring is of these sessions, of those too that ended meanwhile; then those are closed
     daemon.drain()
     for state in daemon.states.values():
@@ -64,6 +67,16 @@ def adopt(daemon: Daemon) -> None:
         daemon.monitor.remove_policy(policy_slot)
     if daemon.engine.sessions:
         log(f"took over {len(daemon.engine.sessions)} live session(s)")
+
+
+def _remember(daemon: Daemon) -> None:
+    """What agents were refused and what they asked, for they may ask again."""
+    daemon.questions = Questions(q for q in daemon.directory.load_questions() if q.session in daemon.states)
+    with contextlib.suppress(AgentmonError):  # a log that was moved aside is told of elsewhere
+        for record in latest_blocked(daemon.audit.path, daemon.states):
+            session = daemon.engine.find(record.session)
+            if session is not None:
+                session.recall(record if record.kind == "decision" else record._replace(operation="name"))
 
 
 def _take(daemon: Daemon, state: SessionState) -> None:

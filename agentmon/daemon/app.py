@@ -23,7 +23,18 @@ from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook
 from agentmon.daemon.state import SessionState, StateDirectory
 from agentmon.daemon.verbs import Verbs
-from agentmon.engine import Command, EndSession, Engine, Kill, Mismatch, Recount, Report, ResolveScript, Session
+from agentmon.engine import (
+    Command,
+    EndSession,
+    Engine,
+    Kill,
+    Mismatch,
+    Questions,
+    Recount,
+    Report,
+    ResolveScript,
+    Session,
+)
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.kernel.monitor import Monitor
@@ -51,11 +62,12 @@ class Daemon:
         self.monitor = monitor
         self.embedded = embedded
         self.engine = Engine()
-        self.book = PolicyBook(implied=monitor.refuses_unix)
+        self.book = PolicyBook(implied=monitor.refuses_unix, control=config.daemon.socket)
         self.health = Health()
         self.directory = StateDirectory(config.daemon.state)
         self.states: dict[str, SessionState] = {}
         self.names = SessionNames(self)
+        self.questions = Questions()
         self.ended: OrderedDict[str, Session] = OrderedDict()
         self.audit = AuditLog(config.daemon.audit)
         verbs = Verbs(self)
@@ -233,6 +245,8 @@ class Daemon:
 
     def _forget(self, session_id: str) -> None:
         self.names.close(session_id)
+        if self.questions.forget(session_id):
+            self.directory.save_questions(self.questions.all())
         state = self.states.pop(session_id, None)
         self.directory.remove(session_id)
         if state is not None:

@@ -132,10 +132,9 @@ class SessionNames:
         session = daemon.engine.find(session_id)
         if session is None:
             return
-        session.count_blocked("name", name, "", why)
-        daemon.report(
-            Record(
-                time.time_ns(), "name", session_id, uid=session.uid, operation="refused", object=name,
-                verdict="deny", reason=why,
-            )
+        record = Record(
+            time.time_ns(), "name", session_id, uid=session.uid, operation="refused", object=name,
+            verdict="deny", reason=why,
         )  # fmt: skip
+        session.count_blocked(record._replace(operation="name"))
+        daemon.report(record)

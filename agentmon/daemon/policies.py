@@ -9,6 +9,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from agentmon.daemon.clocks import Clocks
@@ -19,7 +20,7 @@ from agentmon.model.tables import CompiledPolicy
 from agentmon.policy.bind import BoundPolicy, bind_policy
 from agentmon.policy.compile import compile_policy
 from agentmon.policy.fast import FastEvaluator
-from agentmon.policy.implied import without_implied
+from agentmon.policy.implied import with_control, without_implied
 from agentmon.policy.load import load, load_text, pack_directories
 from agentmon.policy.rules import Variables
 
@@ -61,10 +62,14 @@ class PolicyMaps(Protocol):
 
 
 class PolicyBook:
-    """Compiles with a cache, and counts who uses which slot. ``implied``: rules that nobody wrote are in force too."""
+    """Compiles with a cache, and counts who uses which slot.
 
-    def __init__(self, *, implied: bool = True) -> None:
+    ``implied``: rules that nobody wrote are in force too. ``control``: a socket that every session may connect to.
+    """
+
+    def __init__(self, *, implied: bool = True, control: Path | None = None) -> None:
         self._implied = implied
+        self._control = os.fsencode(os.path.realpath(control)) if control else b""
         self._prepared: OrderedDict[tuple[object, ...], Prepared] = OrderedDict()
         self._slots: dict[str, tuple[int, int]] = {}  # digest -> slot, generation
         self._users: dict[int, int] = {}  # slot -> sessions
@@ -84,7 +89,8 @@ class PolicyBook:
         found = self._prepared.get(key)
         if found is None:
             policy = load_text(source.text, source.file) if source.text else load(source.file)
-            bound = bind_policy(policy if self._implied else without_implied(policy), variables)
+            policy = policy if self._implied else without_implied(policy)
+            bound = bind_policy(with_control(policy, self._control, variables) if self._control else policy, variables)
             compiled = compile_policy(bound)
             observed = None
             if bound.observed is not None:

@@ -80,6 +80,52 @@ class Watch(Request):
     session: str | None = Field(default=None, max_length=64)
 
 
+class Why(Request):
+    """What was blocked last in the sender's own session, or (from outside) in one that it may see."""
+
+    session: str | None = Field(default=None, max_length=64)
+    limit: int = Field(default=10, ge=1, le=100)
+    after: int | None = Field(default=None, ge=0)
+    """Only what was blocked after so many were: `number` of an earlier answer."""
+    bookmark: str | None = Field(default=None, max_length=200)
+    """The same, by a name that `bookmark` gave; `within_s` counts if there is none of it."""
+    within_s: float | None = Field(default=None, ge=0, le=1e9)
+    tell: bool = False
+    """The answers to questions are being read: they are not news the next time."""
+
+
+class Bookmark(Request):
+    """Give this moment of the sender's own session a name."""
+
+    name: str = Field(min_length=1, max_length=200)
+
+
+class Ask(Request):
+    """A question for the owner of the sender's own session."""
+
+    text: str = Field(max_length=20_000)
+
+
+class Asked(Request):
+    """The questions of the sender's own session, or one of them, with their answers."""
+
+    question: str | None = Field(default=None, max_length=64)
+
+
+class Approvals(Request):
+    """What waits for somebody outside: questions, for now."""
+
+    all: bool = False
+    """With those that have an answer."""
+
+
+class Answer(Request):
+    """Answer a question."""
+
+    question: str = Field(max_length=64)
+    text: str = Field(max_length=20_000)
+
+
 class Doctor(Request):
     """Run the canaries again and report."""
 
@@ -89,6 +135,12 @@ VERBS: dict[str, tuple[type[Request], bool, bool]] = {
     "ping": (Ping, True, False),
     "ps": (Ps, True, False),
     "summary": (Summary, True, False),
+    "why": (Why, True, False),
+    "bookmark": (Bookmark, True, False),
+    "ask": (Ask, True, False),
+    "asked": (Asked, True, False),
+    "approvals": (Approvals, False, False),
+    "answer": (Answer, False, False),
     "enroll": (Enroll, False, False),
     "watch": (Watch, False, False),
     "doctor": (Doctor, False, False),

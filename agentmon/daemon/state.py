@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from agentmon.engine import Question
 from agentmon.errors import AgentmonError
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action
@@ -74,6 +75,7 @@ class StateDirectory:
     def __init__(self, path: Path) -> None:
         """Raises `AgentmonError` when it cannot be made."""
         self.path = path / "sessions"
+        self._questions = path / "questions.json"
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -81,17 +83,25 @@ class StateDirectory:
 
     def save(self, state: SessionState) -> None:
         """Write atomically. Raises `OSError`."""
-        target = self.path / f"{state.id}.json"
-        new = target.with_suffix(".new")
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump({"version": _VERSION, **asdict(state)}, file)
-        os.replace(new, target)
+        _write(self.path / f"{state.id}.json", {"version": _VERSION, **asdict(state)})
 
     def remove(self, session_id: str) -> None:
         """Forget a session."""
         with contextlib.suppress(FileNotFoundError):
             (self.path / f"{session_id}.json").unlink()
+
+    def save_questions(self, questions: list[Question]) -> None:
+        """Write what agents asked. Without room for it, the next daemon does not know: no reason to fail."""
+        with contextlib.suppress(OSError):
+            _write(self._questions, {"version": _VERSION, "questions": [asdict(question) for question in questions]})
+
+    def load_questions(self) -> list[Question]:
+        """What agents asked the daemon before this one; none if the file cannot be used."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads(self._questions.read_text(encoding="utf-8"))
+            if data["version"] == _VERSION:
+                return [Question(**question) for question in data["questions"]]
+        return []
 
     def load(self) -> Iterator[SessionState | str]:
         """Every session found; a string says why a file could not be used."""
@@ -107,6 +117,14 @@ class StateDirectory:
                 yield SessionState(**data)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 yield f"`{path}` cannot be used: {error}"
+
+
+def _write(target: Path, data: dict[str, Any]) -> None:
+    new = target.with_suffix(".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump(data, file)
+    os.replace(new, target)
 
 
 def _rules(found: list[dict[str, Any]]) -> list[RuleInfo]:

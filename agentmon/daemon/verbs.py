@@ -14,6 +14,11 @@ from agentmon.daemon import enrolment
 from agentmon.daemon import reload as reloading
 from agentmon.daemon.callers import Caller, Callers
 from agentmon.daemon.requests import (
+    Answer,
+    Approvals,
+    Ask,
+    Asked,
+    Bookmark,
     Doctor,
     Enroll,
     Ping,
@@ -24,8 +29,10 @@ from agentmon.daemon.requests import (
     SetRisk,
     Summary,
     Watch,
+    Why,
     parse,
 )
+from agentmon.daemon.told import Told
 from agentmon.engine import Session
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
 from agentmon.kernel import canary
@@ -48,6 +55,7 @@ class Verbs:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._callers = Callers(daemon)
+        self._told = Told(daemon)
         self.opened = self._callers.opened
 
     def handle(self, connection: Connection, peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +93,18 @@ class Verbs:
                 return self._summary(caller, request)
             case Watch():
                 return self._watch(connection, caller, request)
+            case Why():
+                return self._told.why(caller, request, self._known)
+            case Bookmark():
+                return self._told.bookmark(caller, request)
+            case Ask():
+                return self._told.ask(caller, request)
+            case Asked():
+                return self._told.asked(caller, request)
+            case Approvals():
+                return self._told.approvals(caller, request)
+            case Answer():
+                return self._told.answer(caller, request)
             case Doctor():
                 return self._doctor(caller.privileged)
         raise RefusedError("unknown request", "usage")

@@ -3,10 +3,12 @@
 
 from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Recount, Report, ResolveScript
 from agentmon.engine.core import Engine
-from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
+from agentmon.engine.questions import Question, Questions
+from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View
 
 __all__ = [
     "Command",
+    "Denial",
     "EndSession",
     "Engine",
     "Judge",
@@ -14,6 +16,8 @@ __all__ = [
     "Kill",
     "Mismatch",
     "Process",
+    "Question",
+    "Questions",
     "Recount",
     "Report",
     "ResolveScript",

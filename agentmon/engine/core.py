@@ -206,7 +206,7 @@ class Engine:
 
     def _blocked(self, session: Session, event: Decision, record: Record) -> None:
         if "quiet" not in record.flags:  # else expected, not news
-            session.count_blocked(record.operation, record.object, record.rule, record.reason)
+            session.count_blocked(record)
         process = session.processes.get(event.process)
         if process is not None:
             process.blocked += 1

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action, Operation
+from agentmon.model.records import Record
 from agentmon.model.tables import RuleInfo
 
 #: Addresses of one session whose name is remembered.
@@ -16,6 +18,10 @@ NAMED_ADDRESSES = 4096
 
 #: Different blocked objects remembered per session for its summary; more are only counted.
 BLOCKED_KINDS = 1000
+#: The latest of them, with their circumstances, for the agent that asks why.
+LATEST_BLOCKED = 128
+#: Moments that an agent has given a name.
+BOOKMARKS = 256
 
 
 class Judgement(Protocol):
@@ -76,6 +82,15 @@ class Process:
 
 
 @dataclass(slots=True)
+class Denial:
+    """Something that was blocked, maybe several times. ``number`` counts what was blocked in the session until then."""
+
+    number: int
+    times: int
+    last: Record
+
+
+@dataclass(slots=True)
 class Session:
     """One enrolment, with all its processes."""
 
@@ -94,6 +109,8 @@ class Session:
     blocked: int = 0
     observed: int = 0  # would have been blocked
     blocked_kinds: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
+    latest: OrderedDict[tuple[str, str, str, str], Denial] = field(default_factory=OrderedDict)  # oldest first
+    bookmarks: dict[str, int] = field(default_factory=dict)  # name -> number of what was blocked until then
     last_blocked_exec: tuple[int, str, str, bool] | None = None  # pid, rule, reason, was it its first exec
     names: dict[bytes, str] = field(default_factory=dict)  # address -> the name that it was asked for last
     ended_ns: int = 0
@@ -106,10 +123,30 @@ class Session:
         while len(self.names) > NAMED_ADDRESSES:
             del self.names[next(iter(self.names))]
 
-    def count_blocked(self, operation: str, object_: str, rule: str, reason: str) -> None:
-        """Remember one blocked operation for the summary."""
+    def count_blocked(self, record: Record) -> None:
+        """Remember one blocked operation, for the summary and for who asks why."""
         self.blocked += 1
-        kind = (operation, object_, rule, reason)
+        kind = (record.operation, record.object, record.rule, record.reason)
         kinds = self.blocked_kinds
         if kind in kinds or len(kinds) < BLOCKED_KINDS:
             kinds[kind] = kinds.get(kind, 0) + 1
+        self.recall(record)
+
+    def recall(self, record: Record) -> None:
+        """Remember it for who asks why alone."""
+        kind = (record.operation, record.object, record.rule, record.reason)
+        known = self.latest.pop(kind, None)
+        self.latest[kind] = Denial(self.blocked, known.times + 1 if known else 1, record)
+        if len(self.latest) > LATEST_BLOCKED:
+            self.latest.popitem(last=False)
+
+    def bookmark(self, name: str) -> None:
+        """Give this moment a name: `since` it then finds what was blocked later."""
+        self.bookmarks.pop(name, None)
+        self.bookmarks[name] = self.blocked
+        if len(self.bookmarks) > BOOKMARKS:
+            del self.bookmarks[next(iter(self.bookmarks))]
+
+    def since(self, number: int, since_ns: int = 0) -> list[Denial]:
+        """What was blocked later than that, oldest first."""
+        return [d for d in self.latest.values() if d.number > number and d.last.time_ns >= since_ns]

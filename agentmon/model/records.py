@@ -58,6 +58,11 @@ class Record(NamedTuple):
         """The action that what is only observed would have taken; empty if none."""
         return next((flag[len(WOULD) :] for flag in self.flags.split(",") if flag.startswith(WOULD)), "")
 
+    @property
+    def host(self) -> str:
+        """The name that the session had asked for the address by; empty if none."""
+        return self.detail.removeprefix(BY_NAME) if self.detail.startswith(BY_NAME) else ""
+
     def as_json(self) -> dict[str, Any]:
         """The record as one JSON object, with the version of its fields."""
         return {"v": RECORD_VERSION, **self._asdict()}

@@ -21,6 +21,7 @@ from agentmon.daemon.state import SessionState
 from agentmon.daemon.verbs import Verbs
 from agentmon.engine import Session
 from agentmon.errors import PolicyError
+from agentmon.host import process
 from agentmon.model.tables import CompiledPolicy
 from tests.support.corpus import corpus
 
@@ -121,6 +122,7 @@ REQUESTS = {
 def test_each_malformed_policy_is_refused_and_the_one_in_force_stays(daemon: Daemon, victim: int, way: str) -> None:
     verbs, before = Verbs(daemon), in_force(daemon)
     connection = Connection(daemon.server, None, 1, 0)  # type: ignore[arg-type]  # nothing is sent
+    connection.start_ticks = process.stat(1).start_ticks
     stays = "\nsession `s-0001` stays under policy `good`, as it was"
     verb, stays = ("enroll", "") if way == "enroll" else ("reload", stays)
     asked = 0

@@ -15,6 +15,7 @@ from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook, Source, digest
 from agentmon.daemon.requests import VERBS, Enroll, parse
 from agentmon.daemon.state import SessionState, StateDirectory
+from agentmon.engine import Question
 from agentmon.errors import ConfigError, PolicyError
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action
@@ -63,6 +64,18 @@ def test_state_survives_and_broken_files_are_named(tmp_path: Path) -> None:
     assert directory.path.stat().st_mode & 0o077 == 0
 
 
+def test_questions_survive_and_a_broken_file_is_none(tmp_path: Path) -> None:
+    directory = StateDirectory(tmp_path)
+    assert directory.load_questions() == []
+    questions = [Question("q-1", "s-1", 7, "may\nI?", 5), Question("q-2", "s-1", 7, "\udcff", 6, "no", 9, 0, True)]
+    directory.save_questions(questions)
+    assert directory.load_questions() == questions
+    assert (tmp_path / "questions.json").stat().st_mode & 0o077 == 0
+    for broken in ("{", "[]", '{"version": 1, "questions": [{"id": 1}]}', '{"version": 0, "questions": []}'):
+        (tmp_path / "questions.json").write_text(broken)
+        assert directory.load_questions() == []
+
+
 class Maps:
     def __init__(self) -> None:
         self.installed: list[CompiledPolicy] = []
@@ -108,7 +121,7 @@ def test_the_shipped_packs_compile() -> None:
 @pytest.mark.parametrize(
     ("verb", "fields", "words"),
     [
-        ("fly", {}, "unknown verb `fly`; known: doctor, enroll"),
+        ("fly", {}, "unknown verb `fly`; known: answer, approvals"),
         ("ping", {"x": 1}, "`x`: extra inputs"),
         ("enroll", {"pid": 1, "policy": {"name": "p"}, "workspace": "/"}, "`pid`: input should be greater than 1"),
         ("enroll", {"pid": "7", "policy": {"name": "p"}, "workspace": "/"}, "`pid`: input should be a valid integer"),
@@ -124,7 +137,9 @@ def test_bad_requests_are_told_what_is_wrong(verb: str, fields: dict[str, object
 
 
 def test_only_harmless_verbs_are_for_the_fenced() -> None:
-    assert {verb for verb, (_, harmless, _) in VERBS.items() if harmless} == {"ping", "ps", "summary"}
+    assert {verb for verb, (_, harmless, _) in VERBS.items() if harmless} == {
+        "ping", "ps", "summary", "why", "bookmark", "ask", "asked",
+    }  # fmt: skip
     assert {verb for verb, (*_, operators) in VERBS.items() if operators} == {"release", "reload", "risk"}
     parsed = parse("enroll", {"pid": 7, "policy": {"name": "p"}, "workspace": "/"})
     assert isinstance(parsed, Enroll)

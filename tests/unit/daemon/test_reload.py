@@ -15,7 +15,7 @@ from agentmon.daemon import adoption, reload
 from agentmon.daemon.policies import PolicyBook, Source
 from agentmon.daemon.requests import PolicyRef, Reload
 from agentmon.daemon.state import SessionState, StateDirectory
-from agentmon.engine import Engine, Session
+from agentmon.engine import Engine, Questions, Session
 from agentmon.errors import KernelError
 from agentmon.model.conditions import Risk
 from agentmon.model.events import Decision, Event, Flag, ProcessKey
@@ -96,6 +96,8 @@ class Daemon:
         self.engine = Engine()
         self.book = PolicyBook()
         self.directory = StateDirectory(path)
+        self.audit = SimpleNamespace(path=path / "audit.db")
+        self.questions = Questions()
         self.states: dict[str, SessionState] = {}
         self.records: list[Record] = []
         self.names = SimpleNamespace(open=lambda *_: kernel._step("names"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agentmon.policy.compile import compile_policy
 from agentmon.policy.evaluate import Evaluator
 from agentmon.policy.explain import explain
 from agentmon.policy.glob import bind, parse
-from agentmon.policy.implied import OTHER_RESOLVERS, SOCKETS, without_implied
+from agentmon.policy.implied import OTHER_RESOLVERS, SOCKETS, with_control, without_implied
 from agentmon.policy.load import load_text
 from agentmon.policy.rules import Variables
 from agentmon.policy.walk import run
@@ -137,3 +138,50 @@ def test_the_react_tier_refuses_the_same_sockets() -> None:
         for glob in (bind(template, {}) for template in parse(pattern)):
             assert any(re.fullmatch(glob.regex(), name, re.DOTALL) for name in refused), glob.regex()
     assert set(SOCKETS) >= NOT_OF_LIBC
+
+
+CONTROL_SOCKET = b"/run/agentmon/control.sock"
+CLOSED = PLAIN.replace("unix: allow", "unix: deny")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CLOSED + "  []\n",
+        CLOSED.replace(", unix: deny", "") + "  []\n",
+        PLAIN + "  - {id: all, on: unix, action: kill}\n",
+        CLOSED + "  - {id: run, on: unix, paths: ['/run/**'], action: deny}\n",
+        PLAIN + "  - {id: this, on: [unix, write], paths: [/run/agentmon/control.sock], action: deny}\n",
+        CLOSED + "  - {id: cat, on: unix, exe: ['**/cat'], when: {risk: high}, action: deny}\n",
+        PLAIN + "  - {id: home, on: unix, paths: ['~/**', '/h/**'], action: deny}\n",
+        "policy: p\ninclude: [coding-agent]\nrules: []\n",
+    ],
+)
+def test_agentmons_own_socket_is_reached_under_every_policy(text: str) -> None:
+    policy = with_control(load_text(text, "p.yaml"), CONTROL_SOCKET, VARIABLES)
+    full = bind_policy(policy, VARIABLES)
+    assert {action for action, _ in verdicts(full, CONTROL_SOCKET)} == {Action.ALLOW}
+    assert not any(r.action.blocks for r in Evaluator(full).matches(Operation.UNIX, CONTROL_SOCKET, ~0, None))
+    # and nothing else is
+    without = bound(text)
+    for path in (b"/run/agentmon/control.sock2", b"/run/agentmon", b"/run/nscd/socket", b"/h/x", b"@x"):
+        assert [a for a, _ in verdicts(full, path)] == [a for a, _ in verdicts(without, path)]
+    for operation in (Operation.WRITE, Operation.DELETE, Operation.READ):
+        found = [Evaluator(each).judge(operation, CONTROL_SOCKET).action for each in (full, without)]
+        assert found[0] == found[1]
+
+
+def test_a_policy_that_does_not_block_it_stays_as_it_is() -> None:
+    text = PLAIN + "  - {id: home, on: unix, paths: ['~/**', '/run/docker*'], action: deny}\n"
+    policy = load_text(text, "p.yaml")
+    assert with_control(policy, CONTROL_SOCKET, VARIABLES) == policy
+
+
+def test_the_daemon_leaves_its_own_socket_open(tmp_path: Path) -> None:
+    (tmp_path / "true").mkdir()
+    (tmp_path / "link").symlink_to("true")
+    book = PolicyBook(control=tmp_path / "link" / "a*b.sock")
+    policy = book.prepare(Source("p.yaml", CLOSED + "  []\n"), workspace="/w", home="/h", user="u").bound
+    directory = os.fsencode(os.path.realpath(tmp_path))
+    assert {a for a, _ in verdicts(policy, directory + b"/true/a*b.sock")} == {Action.ALLOW}
+    assert {a for a, _ in verdicts(policy, directory + b"/true/axb.sock")} == {Action.DENY}
