@@ -127,8 +127,8 @@ class Told:
     def _report(self, session: Session, how: str, question: str, text: str, caller: Caller) -> None:
         self._daemon.report(
             Record(
-                time.time_ns(), "session", session.id, caller.peer.pid, uid=caller.peer.uid, operation=how,
-                object=question, detail=text,
+                time.time_ns(), "session", session.id, uid=session.uid, operation=how, object=question, detail=text,
+                reason=f"by uid {caller.peer.uid}",
             )
         )  # fmt: skip
         self._daemon.settle()
