@@ -19,7 +19,9 @@ POSTURES = ("prevents", "stops")
 #: Where a test shows the effect without a fence: `Fence.without`, or a remark if that will not do.
 BASELINES = (".without(", "# without a fence")
 #: Where there is no agentmon there is no such way: what is filled, or taken, is its own.
-MONITORS_OWN = {"PID reuse", "Full process table", "Squatting the place of pins"}
+MONITORS_OWN = {
+    "PID reuse", "Full process table", "Squatting the place of pins", "Speaking to the daemon as somebody else",
+}  # fmt: skip
 
 
 @dataclass
