@@ -10,7 +10,6 @@ from typing import Any
 
 from agentmon.cli.common import (
     SOCKET_VARIABLE,
-    USAGE,
     UsageError,
     add_verb,
     connect,
