@@ -22,6 +22,7 @@ VERBS = {
     "risk": "risk",
     "ps": "ps",
     "watch": "watch",
+    "top": "top",
     "why": "why",
     "ask": "ask",
     "approvals": "approvals",

@@ -10,7 +10,7 @@ from typing import Any
 from agentmon.cli.common import add_json, add_verb, connect, print_json
 
 #: Counters that mean that something was lost, or could not be told.
-_LOSSES = (
+LOSSES = (
     "ring_lost", "fork_lost", "malformed", "mismatches", "unattributed", "audit_lost", "watch_dropped", "no_state",
     "scratch_exhausted", "path_unstable", "signal_failed", "read_failed", "fork_refused", "program_missed",
 )  # fmt: skip
@@ -63,7 +63,7 @@ def handle(args: argparse.Namespace) -> int:
         out.print(render.table(("SESSION", "POLICY / PID", "UID", "AGE", "BLOCKED", "COMMAND"), rows))
     else:
         out.print("no live sessions")
-    losses = {name: n for name in _LOSSES if (n := reply.get("counters", {}).get(name, 0))}
+    losses = {name: n for name in LOSSES if (n := reply.get("counters", {}).get(name, 0))}
     if losses:
         out.print("lost or uncertain: " + ", ".join(f"{name} {n}" for name, n in losses.items()), style="yellow")
     return 0

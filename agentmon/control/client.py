@@ -44,6 +44,11 @@ class Client:
         """Close the connection."""
         self._socket.close()
 
+    def interrupt(self) -> None:
+        """End what another thread waits for here: as if the daemon went away."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def fileno(self) -> int:
         """The socket, for select and friends."""
         return self._socket.fileno()
@@ -52,7 +57,7 @@ class Client:
         """Ask and wait for the answer. Raises `RefusedError`, or `UnreachableError` when the daemon went away."""
         number = self._send(verb, arguments)
         for message in self._messages():
-            if message.get("id") == number:
+            if _is_reply(message, number):
                 return self._checked(message)
         raise UnreachableError("the daemon closed the connection before it answered; is it still running?")
 
@@ -61,7 +66,7 @@ class Client:
         number = self._send(verb, arguments)
         self._socket.settimeout(None)
         for message in self._messages():
-            if message.get("id") == number:
+            if _is_reply(message, number):
                 yield self._checked(message)
             else:
                 yield message
@@ -107,6 +112,11 @@ class Client:
         if message.get("ok"):
             return message
         raise RefusedError(str(message.get("error", "refused")), str(message.get("code", "failed")), message)
+
+
+def _is_reply(message: dict[str, Any], number: int) -> bool:
+    """Whether it answers that request; one of no number (too many connections) refuses them all."""
+    return message.get("id") == number or (message.get("id") is None and message.get("ok") is False)
 
 
 def reachable(path: Path = SOCKET) -> bool:
