@@ -41,27 +41,26 @@ def handle(args: argparse.Namespace) -> int:
     from agentmon.control.protocol import UnreachableError
 
     shown = _Json() if args.json else _Lines()
-    connected = False
+    connected = waiting = False
     while True:
         try:
             with connect(args) as client:
                 for message in client.stream("watch", all=args.all, session=args.session):
                     if message.get("ok"):
                         say("the daemon is back" if connected else "watching")
-                        connected = True
+                        connected, waiting = True, False
                     elif "dropped" in message:
                         shown.dropped(message["dropped"])
                     elif "event" in message:
                         shown.event(message["event"])
-            gone = "the daemon went away"
-        except UnreachableError as error:
+        except UnreachableError:
             if not connected:
                 raise
-            gone = str(error)
         if args.once:
             return 0
-        if connected and gone == "the daemon went away":
+        if not waiting:
             say("the daemon went away; waiting for the next (the fence stays)")
+            waiting = True
         time.sleep(RECONNECT_S)
 
 

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from agentmon.control.protocol import MAX_LINE_BYTES, SOCKET, RefusedError, UnreachableError, decode, encode
 
+_CLOSED = "the daemon closed the connection before it answered; is it still running?"
+
 
 class Client:
     """One connection. Use as a context manager; `call` for one answer, `stream` for many."""
@@ -59,17 +61,24 @@ class Client:
         for message in self._messages():
             if _is_reply(message, number):
                 return self._checked(message)
-        raise UnreachableError("the daemon closed the connection before it answered; is it still running?")
+        raise UnreachableError(_CLOSED)
 
     def stream(self, verb: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-        """Ask, check the answer, then yield every message that follows, until the daemon goes away."""
+        """Ask, check the answer, then yield every message that follows, until the daemon goes away.
+
+        Raises as `call` does.
+        """
         number = self._send(verb, arguments)
         self._socket.settimeout(None)
+        answered = False
         for message in self._messages():
             if _is_reply(message, number):
+                answered = True
                 yield self._checked(message)
             else:
                 yield message
+        if not answered:
+            raise UnreachableError(_CLOSED)
 
     def _send(self, verb: str, arguments: dict[str, Any]) -> int:
         number, self._next = self._next, self._next + 1

@@ -37,10 +37,11 @@ def top(state: State, cells: int, now: dt.datetime) -> list[Line]:
     counts = state.postures()
     posture = "  ".join(f"{word} {counts[word]}" for word in _POSTURES if counts[word])
     unit = "decisions/s" if "counters" in daemon else "recorded/s"
+    rates = [number(state.total(what)) if state.link.up else "-" for what in (0, 1)]
     second: Line = [
         (left(posture + "  (p: which)", max(cells - 38, 0)), ""),
-        (right(number(state.total(0)), 6) + f" {unit:11}  ", ""),
-        (right(number(state.total(1)), 6) + " blocked/s", "bad" if state.total(1) else ""),
+        (right(rates[0], 6) + f" {unit:11}  ", ""),
+        (right(rates[1], 6) + " blocked/s", "bad" if rates[1] not in ("0", "-") else ""),
     ]
     lost = {name: n for name in LOSSES if (n := daemon.get("counters", {}).get(name, 0))}
     third: Line = [(head("lost or uncertain: " + ", ".join(f"{name} {n}" for name, n in lost.items()), cells), "warn")]
@@ -54,11 +55,12 @@ def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
     """A session or a process."""
     if it.process is not None:
         p = it.process
+        foreign = p["uid"] not in (it.session["uid"], -1)  # -1: a daemon that took over has not seen it act yet
         name = f"{it.branch}{p['pid']} {tidy(p['comm'])}"
         blocked = p["blocked"]
         return [
             (left(f"  {name}", 54), ""), (right(number(blocked) if blocked else "", 7), "bad"), (" ", ""),
-            (head(f"uid {p['uid']}" if p["uid"] != it.session["uid"] else "", cells - 62), "warn"),
+            (head(f"uid {p['uid']}" if foreign else "", cells - 62), "warn"),
         ]  # fmt: skip
     s = it.session
     recorded, blocked = state.rates.of(s["session"])

@@ -9,8 +9,7 @@ import json
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +19,7 @@ from agentmon.control.client import Client, reachable
 from agentmon.control.protocol import MAX_LINE_BYTES, Peer, RefusedError, UnreachableError, decode, encode
 from agentmon.control.server import Connection, Server
 from agentmon.errors import ControlError
-
-
-class Loop:
-    """A server in a thread of its own."""
-
-    def __init__(self, path: Path, handle: Callable[[Connection, Peer, str, dict[str, Any]], dict[str, Any]]) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.server = Server(path, handle)
-        ready = threading.Event()
-
-        def run() -> None:
-            async def start() -> None:
-                self.server.start()
-                ready.set()
-
-            self.loop.run_until_complete(start())
-            self.loop.run_forever()
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-        assert ready.wait(10)
-
-    def call(self, function: Callable[[], None]) -> None:
-        done = threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (function(), done.set()))
-        assert done.wait(10)
-
-    def stop(self) -> None:
-        async def stop() -> None:
-            self.server.stop()
-
-        asyncio.run_coroutine_threadsafe(stop(), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+from tests.support.served import Loop
 
 
 def handle(connection: Connection, peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
