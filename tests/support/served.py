@@ -102,9 +102,9 @@ class Daemon:
             case "approvals" if self.approvals is not None:
                 return {"ok": True, "approvals": self.approvals}
             case "approve" | "deny" if self.approvals is not None:
-                if all(a["id"] != fields["id"] for a in self.approvals):
+                if all(a["id"] != fields["approval"] for a in self.approvals):
                     return {"ok": False, "error": "there is no such question", "code": "failed"}
                 self.told.append({"verb": verb, **fields})
-                self.approvals = [a for a in self.approvals if a["id"] != fields["id"]]
+                self.approvals = [a for a in self.approvals if a["id"] != fields["approval"]]
                 return {"ok": True}
         return {"ok": False, "error": f"unknown verb `{verb}`", "code": "usage"}

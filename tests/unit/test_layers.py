@@ -55,3 +55,12 @@ def test_only_the_kernel_package_knows_ctypes_and_only_render_knows_rich() -> No
         if path.name != "render.py":
             assert "import rich" not in text, path
             assert "from rich" not in text, path
+
+
+def test_only_the_live_views_screen_knows_textual() -> None:
+    knows = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "import textual" in (text := path.read_text()) or "from textual" in text
+    }
+    assert knows == {"cli/live/app.py", "cli/live/panes.py", "cli/live/screens.py"}

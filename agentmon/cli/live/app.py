@@ -48,10 +48,10 @@ class Top(App[None]):
     AUTO_FOCUS = "#blocked"
     INLINE_PADDING = 0
     CSS = """
-    Screen { background: ansi_default; color: ansi_default; layout: vertical; }
+    Screen { background: ansi_default; color: ansi_default; layout: vertical; overflow: hidden; }
     #header { height: 2; }
     #sessions { height: 3; }
-    #blocked { height: 1fr; min-height: 2; }
+    #blocked { height: 1fr; }
     #approvals { height: 8; display: none; }
     #keys { height: 1; }
     #search { height: 1; display: none; }

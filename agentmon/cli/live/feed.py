@@ -120,11 +120,12 @@ class Feed:
         return True
 
     def _send(self, client: Client, approval: str, scope: str, said: str) -> None:
+        # not `id`: that is the number of the message
         try:
             if scope == "deny":
-                client.call("deny", id=approval)
+                client.call("deny", approval=approval)
             else:
-                client.call("approve", id=approval, scope=scope)
+                client.call("approve", approval=approval, scope=scope)
             self._inbox.put(Answer(approval, said))
         except RefusedError as error:
             self._inbox.put(Answer(approval, said, str(error)))
