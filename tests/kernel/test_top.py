@@ -33,7 +33,7 @@ def test_a_blocked_operation_is_seen_also_after_the_daemon_began_anew(host: Host
         host.agentmon("run", "-p", policy, "--", "cat", secrets[0])
         terminal.until(str(secrets[0]))
         terminal.until("secret: it is secret")
-        terminal.type("\r")
+        terminal.type("gj\r")  # the first is the session's beginning
         terminal.until("agentmon policy explain read")
         terminal.type("q")
         daemon.terminate()

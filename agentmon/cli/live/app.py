@@ -64,7 +64,7 @@ class Top(App[None]):
         Binding("q,ctrl+c", "quit", show=False, priority=False),
         Binding("question_mark", "help", show=False),
         Binding("space", "pause", show=False),
-        Binding("slash", "search", show=False),
+        Binding("slash", "search", show=False, priority=True),  # at once: what is typed next belongs to it
         Binding("f", "session", show=False),
         Binding("o", "operation", show=False),
         Binding("x,escape", "clear", show=False),
@@ -226,13 +226,18 @@ class Top(App[None]):
 
     # -- search
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A slash in the search, or where something else is read, is none of ours."""
+        del parameters
+        return action != "search" or (len(self.screen_stack) == 1 and not isinstance(self.focused, Input))
+
     def action_search(self) -> None:
         """Type what to look for."""
         self.query_one("#keys").display = False
         self.query_one("#search").display = True
         field = self.query_one(Input)
         field.value = self.state.stream.filter.text
-        field.focus()
+        self.screen.set_focus(field)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Look for it as it is typed."""
@@ -246,7 +251,7 @@ class Top(App[None]):
     def _searched(self) -> None:
         self.query_one("#search").display = False
         self.query_one("#keys").display = True
-        self.query_one(Blocked).focus()
+        self.screen.set_focus(self.query_one(Blocked))
         self._say("")
         self.show()
 

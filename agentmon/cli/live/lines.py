@@ -86,16 +86,17 @@ def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
 def stream_title(state: State) -> Line:
     """What is shown of what came, and what is not."""
     stream = state.stream
-    line: Line = [(f"BLOCKED  {len(stream.shown)}", "")]
+    name = "EVERYTHING" if state.everything else "BLOCKED, AND NEWS"
+    line: Line = [(f"{name}  {len(stream.shown)}", "")]
     if stream.filter:
         chosen = stream.filter
         said = [chosen.session, chosen.operation, f'"{tidy(chosen.text)}"' if chosen.text else ""]
-        line[0] = (f"BLOCKED  {len(stream.shown)} of {len(stream.rows)}", "")
+        line[0] = (f"{name}  {len(stream.shown)} of {len(stream.rows)}", "")
         line.append((f"  only {', '.join(filter(None, said))} (x: all)", ""))
     if stream.paused:
         line.append((f"  PAUSED, {stream.behind} behind", ""))
     if stream.missed:
-        line.append((f"  {stream.missed} never shown (agentmon audit log)", ""))
+        line.append((f"  {stream.missed} never shown", ""))
     return line
 
 

@@ -64,6 +64,8 @@ class State:
 
     only: str | None = None
     """The one session that is shown."""
+    everything: bool = False
+    """Whether the stream has allowed operations too."""
     stream: Stream = field(default_factory=Stream)
     approvals: Approvals = field(default_factory=Approvals)
     rates: Rates = field(default_factory=Rates)

@@ -48,6 +48,10 @@ def test_it_draws_follows_a_restart_and_ends(daemon: Daemon, more: dict[str, str
         wait_for(lambda: daemon.watchers, "top to watch")
         daemon.publish(Record(1, "decision", "s-7f3a", 5, operation="read", object="/etc/shadow", verdict="deny"))
         terminal.until("/etc/shadow")
+        terminal.type("/etc/sha")  # faster than people
+        terminal.until('only "etc/sha"')
+        terminal.type("/a\x1b")
+        terminal.until('only "etc/sha/a"')
         daemon.stop()
         terminal.until("daemon is gone, waiting")
         daemon.start()

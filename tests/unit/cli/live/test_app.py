@@ -138,7 +138,7 @@ prevents 1  blind 1  (p: which)                0 recorded/s        0 blocked/s
    `- 10 claude
       `- 11 cat                                              2
  s-80b1   coding-agent  1000    0s     2      0     0       2 claude --go
->BLOCKED  3
+>BLOCKED, AND NEWS  3
  03:04:05 s-7f3a deny  read    /home/me/.ssh/id_0             keys: SSH keys b..
  03:04:06 s-80b1 kill  connect 203.0.113.66:443               keys: SSH keys b..
 >03:04:07 s-7f3a deny  read    /a/very/..n/its/column/end x3  default
@@ -190,6 +190,8 @@ def test_search_is_typed_kept_and_left() -> None:
         screen.blocked(1)
         screen.blocked(2, object="/etc/shadow")
         await screen.drawn()
+        await screen.press("question_mark", "slash", "escape")  # nothing is searched for where something is read
+        assert not screen.app.query_one("#search").display
         await screen.press("slash", "s", "h", "a", "d")
         assert 'only "shad"' in screen.text
         assert "id_1" not in screen.text
