@@ -137,7 +137,7 @@ class Top(App[None]):
         if asked.has_focus and not wanted:
             self.query_one(Blocked).focus()
         asked.display = wanted
-        asked.styles.height = 1 + min(pending, Asked.ROWS) + 4
+        asked.styles.height = 1 + min(pending, Asked.ROWS) + lines.CONTEXT
         lost = len(lines.top(self.state, 80, lines.moment(0)))
         self.query_one(Header).styles.height = lost
         third = max((height - lost - 1) // 3, 2)
@@ -215,6 +215,9 @@ class Top(App[None]):
         if not pane.has_focus:
             pane.focus()
             self._say("look at it, then press again")
+            return
+        if not self.state.link.up:
+            self._say("the daemon is gone: nothing can be answered now")
             return
         item = self.state.approvals.answer(self._clock())
         if item is None:

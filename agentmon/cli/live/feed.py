@@ -21,6 +21,8 @@ POLL_SHARE = 10
 RECONNECT_S = 0.5
 GONE = "daemon is gone, waiting (the fence stays)"
 
+_LATE = "the daemon went away before it took the answer"
+
 
 class Feed:
     """Follows the stream in one thread; asks for sessions and approvals, and answers them, in the other."""
@@ -87,7 +89,10 @@ class Feed:
             elif "dropped" in message:
                 self._inbox.missed(message["dropped"])
             elif "event" in message:
-                self._inbox.record(Record.from_json(message["event"]))
+                try:
+                    self._inbox.record(Record.from_json(message["event"]))
+                except (KeyError, TypeError):  # of another version
+                    self._inbox.missed(1)
 
     def _ask(self) -> None:
         while not self._stop.is_set():
@@ -96,6 +101,7 @@ class Feed:
             self._stop.wait(RECONNECT_S)
 
     def _converse(self, client: Client) -> None:
+        self._give_up()
         approvals = True
         while not self._stop.is_set():
             began = time.monotonic()
@@ -106,6 +112,13 @@ class Feed:
             with contextlib.suppress(queue.Empty):
                 if (answer := self._answers.get(timeout=wait)) is not None:
                     self._send(client, *answer)
+
+    def _give_up(self) -> None:
+        """Answers that were given to a daemon that went away are not for the next one."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (answer := self._answers.get_nowait()) is not None:
+                    self._inbox.put(Answer(answer[0], answer[2], _LATE))
 
     def _approvals(self, client: Client) -> bool:
         """Whether the daemon knows them."""
@@ -130,5 +143,5 @@ class Feed:
         except RefusedError as error:
             self._inbox.put(Answer(approval, said, str(error)))
         except AgentmonError:
-            self._inbox.put(Answer(approval, said, "the daemon went away before it took the answer"))
+            self._inbox.put(Answer(approval, said, _LATE))
             raise

@@ -12,7 +12,7 @@ from agentmon.cli.live.words import Line, head, left, middle, number, right, spa
 from agentmon.cli.ps import LOSSES
 from agentmon.model.records import Record
 
-SESSION_HEAD = "SESSION  POLICY         UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND"
+SESSION_HEAD = "SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND"
 _POSTURES = ("prevents", "stops", "detects", "blind")
 
 
@@ -59,8 +59,8 @@ def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
         name = f"{it.branch}{p['pid']} {tidy(p['comm'])}"
         blocked = p["blocked"]
         return [
-            (left(f"  {name}", 54), ""), (right(number(blocked) if blocked else "", 7), "bad"), (" ", ""),
-            (head(f"uid {p['uid']}" if foreign else "", cells - 62), "warn"),
+            (left(f"  {name}", 56), ""), (right(number(blocked) if blocked else "", 7), "bad"), (" ", ""),
+            (head(f"uid {p['uid']}" if foreign else "", cells - 64), "warn"),
         ]  # fmt: skip
     s = it.session
     recorded, blocked = state.rates.of(s["session"])
@@ -68,7 +68,7 @@ def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
     risk = s.get("risk", "normal")
     line: Line = [
         (left(tidy(s["session"]), 8) + " ", "name"),
-        (left(middle(tidy(s["policy"]), 12), 12), ""),
+        (left(middle(tidy(s["policy"]), 14), 14), ""),
         (f" {right(str(s['uid']), 5)} {right(age, 5)} {right(str(s['process_count']), 5)}", ""),
         (f" {right(number(recorded), 6)} ", ""),
         (right(number(blocked), 5) + " ", "bad" if blocked else ""),
@@ -173,19 +173,23 @@ def waits(it: Approval, now_ns: int) -> str:
 def approval(it: Approval, cells: int, now_ns: int) -> Line:
     """One of the list."""
     what = f"{it.operation} {middle(tidy(it.object), max((cells - 15) * 3 // 5, 10))}"
-    why = tidy(it.rule) + (f": {tidy(it.reason)}" if it.reason else "")
     return [
         (right(waits(it, now_ns), 4) + " ", "warn"), (left(tidy(it.session), 7), "name"), (what + "  ", "bold"),
-        (head(why, max(cells - 14 - len(what), 0)), ""),
+        (head(tidy(it.rule), max(cells - 14 - width(what), 0)), "name"),
     ]  # fmt: skip
 
 
+#: Lines of it.
+CONTEXT = 5
+
+
 def context(it: Approval, cells: int) -> list[Line]:
-    """What one needs to decide on it, in four lines."""
+    """What one needs to decide on it, in `CONTEXT` lines."""
     command = " ".join(map(tidy, it.command))
     parents = " < ".join(map(tidy, it.parents))
     recent = "; ".join(map(tidy, it.recent))
     said = (
+        ("why: ", tidy(it.rule) + (f": {tidy(it.reason)}" if it.reason else "")),
         (f"by {it.pid}: ", command),
         ("under: ", parents),
         ("before: ", recent),

@@ -133,11 +133,11 @@ def test_the_whole_screen_at_80_by_24() -> None:
 SCREEN = """\
 agentmon  enforcing  lsm tier  daemon 0.1.0 pid 5                       12:00:00
 prevents 1  blind 1  (p: which)                0 recorded/s        0 blocked/s
- SESSION  POLICY         UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND
->s-7f3a   coding-agent  1000    0s     2      0     0       2 claude --go
+ SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND
+>s-7f3a   coding-agent    1000    0s     2      0     0       2 claude --go
    `- 10 claude
-      `- 11 cat                                              2
- s-80b1   coding-agent  1000    0s     2      0     0       2 claude --go
+      `- 11 cat                                                2
+ s-80b1   coding-agent    1000    0s     2      0     0       2 claude --go
 >BLOCKED, AND NEWS  3
  03:04:05 s-7f3a deny  read    /home/me/.ssh/id_0             keys: SSH keys b..
  03:04:06 s-80b1 kill  connect 203.0.113.66:443               keys: SSH keys b..
@@ -319,6 +319,15 @@ def test_one_key_answers_what_was_looked_at() -> None:
         await screen.press("d")
         assert screen.answers == [("one", "once"), ("two", "session"), ("three", "deny")]
         assert "APPROVALS" not in screen.text
+        screen.inbox.put(Link(up=False, why="gone"))
+        screen.ask("four")
+        await screen.drawn()
+        await screen.press("tab", "d")
+        screen.now_s += 1
+        await screen.press("d")
+        assert "nothing can be answered now" in screen.text
+        assert len(screen.answers) == 3
+        screen.inbox.put(Link(up=True))
         screen.inbox.put(Answer("three", "denied", "only root may `deny`"))
         screen.ask("three")
         await screen.drawn()

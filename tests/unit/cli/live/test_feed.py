@@ -85,3 +85,13 @@ def test_answers_reach_the_daemon_and_refusals_come_back(daemon: Daemon, fed: Fe
     assert daemon.told == [{"verb": "approve", "approval": "a", "scope": "session"}, {"verb": "deny", "approval": "b"}]
     fed.feed.answer("a", "once")
     fed.until(lambda s: "no such question" in s.said, "the refusal")
+
+
+def test_an_answer_to_a_daemon_that_is_gone_is_not_given_to_the_next(daemon: Daemon, fed: Fed) -> None:
+    daemon.stop()
+    fed.until(lambda s: not s.link.up, "the link to be down")
+    fed.feed.answer("a", "session")
+    daemon.approvals = [{"id": "a"}]
+    daemon.start()
+    fed.until(lambda s: len(s.approvals.items) == 1 and "went away" in s.said, "the question and the news")
+    assert daemon.told == []
