@@ -13,8 +13,8 @@ from agentmon.audit.store import GENESIS, SCHEMA_VERSION, chain, connect
 from agentmon.errors import AgentmonError
 from agentmon.model.records import Record
 
-#: That are looked through for what was blocked last: some seconds of a busy host, hours of a quiet one.
-LATEST_BATCHES = 500
+#: That are looked through for what was blocked last: a second of a busy host, hours of a quiet one.
+LATEST_RECORDS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,24 @@ def read(path: Path, *, since_ns: int = 0) -> Iterator[Record]:
 
 
 def latest_blocked(path: Path, sessions: Collection[str]) -> list[Record]:
-    """What was blocked in some sessions, oldest first, as far as the last batches tell. Raises `AgentmonError`."""
+    """What was blocked in some sessions, oldest first, as far as the last records tell. Raises `AgentmonError`."""
     if not sessions:
         return []
+    batches: list[list[Record]] = []
+    seen = 0
     database = _open(path)
     try:
-        rows = database.execute("SELECT body FROM batches ORDER BY seq DESC LIMIT ?", (LATEST_BATCHES,)).fetchall()
-        found = [Record(*fields) for (body,) in reversed(rows) for fields in json.loads(body)]
+        for count, body in database.execute("SELECT count, body FROM batches ORDER BY seq DESC"):
+            records = [Record(*fields) for fields in json.loads(body)]
+            batches.append([r for r in records if r.blocked and r.session in sessions and "quiet" not in r.flags])
+            seen += count
+            if seen >= LATEST_RECORDS:
+                break
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise AgentmonError(f"cannot read the audit log `{path}`: {error}") from error
     finally:
         database.close()
-    return [r for r in found if r.blocked and r.session in sessions and "quiet" not in r.flags]
+    return [record for batch in reversed(batches) for record in batch]
 
 
 def verify(path: Path) -> tuple[int, int, bytes, Problem | None]:

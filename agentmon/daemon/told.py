@@ -47,8 +47,7 @@ class Told:
             since_ns = time.time_ns() - int(request.within_s * 1e9)
         found = session.since(after, since_ns)
         shown = found[-request.limit :]
-        state = self._daemon.states.get(session.id)
-        prepared = self._daemon.book.in_force(state.digest) if state is not None else None
+        allowed = _Allowed(self._bound(session))
         answers = [q for q in self._daemon.questions.of(session.id) if q.answered_ns and not q.told]
         if request.tell and caller.own is session and answers:
             for question in answers:
@@ -57,13 +56,13 @@ class Told:
         return {
             "session": session.id, "policy": session.policy, "number": session.blocked,
             "left_out": len(found) - len(shown),
-            "denials": [_denial(denial, prepared.bound if prepared else None) for denial in shown],
+            "denials": [_denial(denial, allowed) for denial in shown],
             "answers": [_question(question) for question in answers],
         }  # fmt: skip
 
-    @staticmethod
-    def bookmark(caller: Caller, request: Bookmark) -> dict[str, Any]:
+    def bookmark(self, caller: Caller, request: Bookmark) -> dict[str, Any]:
         """Remember a moment."""
+        self._daemon.drain()  # what is on its way was before
         session = _own(caller)
         session.bookmark(request.name)
         return {"session": session.id, "number": session.blocked}
@@ -115,6 +114,11 @@ class Told:
         self._save()
         return _question(question)
 
+    def _bound(self, session: Session) -> BoundPolicy | None:
+        state = self._daemon.states.get(session.id)
+        prepared = self._daemon.book.in_force(state.digest) if state is not None else None
+        return prepared.bound if prepared is not None else None
+
     def _new_id(self) -> str:
         while True:
             found = f"q-{secrets.token_hex(2)}"
@@ -142,15 +146,27 @@ def _own(caller: Caller) -> Session:
     raise RefusedError("you are in no session: this is for what runs inside a fence", "usage")
 
 
-def _denial(denial: Denial, bound: BoundPolicy | None) -> dict[str, Any]:
+class _Allowed(dict[tuple[str, str], list[str]]):
+    """(operation, rule) -> what is allowed instead; found out once, for many denials share it."""
+
+    def __init__(self, bound: BoundPolicy | None) -> None:
+        super().__init__()
+        self._bound = bound
+
+    def __missing__(self, key: tuple[str, str]) -> list[str]:
+        bound, operation = self._bound, _OPERATIONS.get(key[0])
+        found = self[key] = instead(bound, operation, key[1]) if bound is not None and operation is not None else []
+        return found
+
+
+def _denial(denial: Denial, allowed: _Allowed) -> dict[str, Any]:
     last = denial.last
-    operation = _OPERATIONS.get(last.operation)
     return {
         "number": denial.number, "time_ns": last.time_ns, "times": denial.times, "pid": last.pid, "comm": last.comm,
         "operation": last.operation, "object": last.object, "verdict": last.verdict,
         "killed": "killed" in last.flags.split(",") or last.verdict == "kill", "rule": last.rule, "reason": last.reason,
         "name": last.host,
-        "instead": instead(bound, operation, last.rule) if bound is not None and operation is not None else [],
+        "instead": allowed[last.operation, last.rule],
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.audit import AuditLog, read, verify
-from agentmon.audit.read import LATEST_BATCHES, latest_blocked
+from agentmon.audit.read import LATEST_RECORDS, latest_blocked
 from agentmon.errors import AgentmonError
 from agentmon.model.records import Record
 
@@ -129,8 +129,7 @@ def test_what_was_blocked_last_is_found_from_the_end(path: Path) -> None:
     assert latest_blocked(path, []) == []
     log = AuditLog(path)
     log.append([record("s-1", "too early")])
-    for _ in range(LATEST_BATCHES - 2):
-        log.append([record("s-2", "other")])
+    log.append([record("s-2", "other")] * (LATEST_RECORDS - 4))
     log.append([record("s-1", "a"), record("s-1", "expected", flags="pinned,quiet"), record("s-1", "b", "allow")])
     log.append([record("s-1", "c", "kill")])
     log.close()
