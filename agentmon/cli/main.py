@@ -47,6 +47,7 @@ examples:
   sudo agentmon run -- claude          run an agent inside the default policy, coding-agent
   sudo agentmon run -p my.yaml -- CMD  … inside your own
   agentmon watch                       see what is blocked, as it happens
+  agentmon top                         … live on one screen, with sessions and rates
   agentmon why                         inside a fence: what was blocked, and what is allowed instead
   agentmon doctor                      what this host's kernel can enforce
 

@@ -41,6 +41,11 @@ class Terminal:
         os.close(self._master)
 
     @property
+    def pid(self) -> int:
+        """The program's."""
+        return self._process.pid
+
+    @property
     def text(self) -> str:
         """Without the sequences that place and colour it; a change of one line comes after all before."""
         return re.sub(r"\x1b(\[[0-9;?<=>]*[ -/]*[@-~]|\][^\x07]*\x07|[PX^_].*?\x1b\\|.)", "", self.raw)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from collections.abc import Callable
 from typing import ClassVar, Protocol
@@ -62,6 +64,7 @@ class Top(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,ctrl+c", "quit", show=False, priority=False),
+        Binding("ctrl+z", "suspend_process", show=False),
         Binding("question_mark", "help", show=False),
         Binding("space", "pause", show=False),
         Binding("slash", "search", show=False, priority=True),  # at once: what is typed next belongs to it
@@ -100,6 +103,8 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         """Begin."""
+        # else the terminal would stay as it is now
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
         self._feed.start()
         self.set_interval(TICK_S, self.tick)
         self._say("")
@@ -107,6 +112,9 @@ class Top(App[None]):
     def on_unmount(self) -> None:
         """End."""
         self._feed.stop()
+
+    def _terminated(self) -> None:
+        self.exit(return_code=128 + signal.SIGTERM)
 
     # -- what comes in
 

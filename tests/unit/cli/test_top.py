@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,14 @@ def test_it_draws_follows_a_restart_and_ends(daemon: Daemon, more: dict[str, str
     sgr = re.findall(r"\x1b\[([\d;]*)m", terminal.raw)
     coloured = any(re.search(r"(^|;)(3[0-8]|4[0-8]|9\d|10[0-7])(;|$)", codes) for codes in sgr)
     assert coloured is (not more)
+
+
+def test_when_it_is_terminated_the_terminal_is_given_back(daemon: Daemon) -> None:
+    with Terminal(command(daemon, "top"), environment()) as terminal:
+        terminal.until("no live sessions")
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.ended() == 128 + signal.SIGTERM
+    assert terminal.raw.count("\x1b[?1049h") == terminal.raw.count("\x1b[?1049l") == 1
 
 
 @pytest.mark.parametrize("term", ["dumb", ""])
