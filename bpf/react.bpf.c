@@ -394,7 +394,7 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	bool compat;
 	long nr;
 
-	nr = regs->orig_ax;
+	nr = (int)regs->orig_ax; /* the kernel looks at no more of it either */
 	t = (void *)bpf_get_current_task_btf();
 	compat = t->thread_info.status & TS_COMPAT;
 	c = compat ? call32(nr) : call64(nr);
@@ -411,10 +411,10 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	}
 	if (ret < 0 || c == CALL_FORK || (c == CALL_NET && ret))
 		return 0;
-	/* 32-bit calls pass their arguments in bx, cx, dx */
-	first = compat ? regs->bx : regs->di;
-	second = compat ? regs->cx : regs->si;
-	third = regs->dx;
+	/* 32-bit calls pass their arguments in the lower halves of bx, cx, dx */
+	first = compat ? (__u32)regs->bx : regs->di;
+	second = compat ? (__u32)regs->cx : regs->si;
+	third = compat ? (__u32)regs->dx : regs->dx;
 	if (compat && nr == SOCKETCALL &&
 	    (first == SOCKETCALL_CONNECT || first == SOCKETCALL_LISTEN)) {
 		__u32 fd = 0;

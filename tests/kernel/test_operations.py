@@ -511,7 +511,7 @@ def test_another_name_for_the_same_file_is_no_way_round(
 # ---- other system call interfaces
 
 
-@pytest.mark.parametrize("name", ["open_int80", "open_x32"])
+@pytest.mark.parametrize("name", ["open_int80", "open_x32", "open_high"])
 def test_no_other_system_call_table_reads_it(
     fence: Fence, tier: Tier, program: Program, secret: Path, name: str
 ) -> None:

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * option_int80 socketcall|setsockopt PORT: sets a loose source route on a UDP socket by a 32-bit system call, then
- * sends to PORT on 127.0.0.1. Prints "ok", or "errno N".
+ * sends to PORT on 127.0.0.1. Prints "ok", or "errno N". The upper halves of the registers, which such a call leaves
+ * alone, are not zero.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -16,6 +17,7 @@
 #define NR_SOCKETCALL 102L
 #define NR_SETSOCKOPT 366L
 #define SYS_SETSOCKOPT 14L /* of socketcall */
+#define HIGH (1L << 40)
 
 static const unsigned char route[8] = {131, 7, 4, 127, 0, 0, 2, 0};
 
@@ -38,12 +40,12 @@ int main(int argc, char **argv)
 		memcpy(low, words, sizeof(words));
 		asm volatile("int $0x80"
 			     : "=a"(result)
-			     : "a"(NR_SOCKETCALL), "b"(SYS_SETSOCKOPT), "c"(low)
+			     : "a"(NR_SOCKETCALL), "b"(SYS_SETSOCKOPT | HIGH), "c"((uintptr_t)low | HIGH)
 			     : "memory", "r8", "r9", "r10", "r11");
 	} else {
 		asm volatile("int $0x80"
 			     : "=a"(result)
-			     : "a"(NR_SETSOCKOPT), "b"((long)fd), "c"((long)IPPROTO_IP), "d"(4L), "S"((long)option),
+			     : "a"(NR_SETSOCKOPT), "b"(fd | HIGH), "c"(IPPROTO_IP | HIGH), "d"(4L | HIGH), "S"((long)option),
 			       "D"((long)sizeof(route))
 			     : "memory", "r8", "r9", "r10", "r11");
 	}
