@@ -43,6 +43,7 @@ struct inode {
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	__u32 i_generation;
+	void *i_private;
 };
 
 struct dentry {
@@ -135,11 +136,14 @@ struct group_info {
 	kgid_t gid[];
 };
 
+struct user_namespace;
+
 struct cred {
 	kuid_t uid, euid, fsuid;
 	kgid_t gid, egid, fsgid;
 	kernel_cap_t cap_permitted, cap_effective;
 	struct group_info *group_info;
+	struct user_namespace *user_ns;
 };
 
 struct hlist_node {
@@ -150,7 +154,31 @@ struct hlist_head {
 	struct hlist_node *first;
 };
 
+struct xarray {
+	void *xa_head;
+};
+
+struct xa_node {
+	unsigned char shift;
+	void *slots[64];
+};
+
+struct idr {
+	struct xarray idr_rt;
+};
+
+struct pid_namespace {
+	struct idr idr;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
 struct pid {
+	unsigned int level;
+	struct upid numbers[1];
 	struct hlist_head tasks[4];
 };
 
@@ -171,6 +199,7 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct signal_struct *signal;
+	struct pid *thread_pid;
 	struct hlist_node pid_links[4];
 };
 

@@ -31,8 +31,6 @@
 #define AM_TIER AM_TIER_LSM
 #include "exec.bpf.h"
 #include "net.bpf.h"
-
-#define EPERM 1
 #include "guard.bpf.h"
 #include "unix.bpf.h"
 
@@ -87,20 +85,6 @@ static __noinline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 inode
 
 /* Another name for a file carries it out of the rules on its old one: linking and moving it need all of these. */
 #define AM_CARRY (1U << AM_READ | 1U << AM_WRITE)
-
-/*
- * Whether no process can name what is on this mount: pipes, sockets and memfd, already held by somebody; and the private
- * clones by which overlayfs opens its layers, after the merged file was judged.
- */
-static __always_inline bool pseudo(__u64 mnt)
-{
-	struct vfsmount *v = (void *)mnt;
-	struct super_block *sb = am_load(struct vfsmount, v, mnt_sb);
-	struct mount *m = (void *)(mnt - bpf_core_field_offset(struct mount, mnt));
-
-	return am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER ||
-	       (__s64)am_load(struct mount, m, mnt_ns) == AM_MNT_NS_INTERNAL;
-}
 
 SEC("lsm/bprm_check_security")
 int BPF_PROG(exec_check, struct linux_binprm *bprm)

@@ -192,4 +192,18 @@ static __always_inline __u32 walk(__u32 slot, __u32 end)
 	return walk_on(slot, end, walk_look(slot));
 }
 
+/*
+ * Whether no process can name what is on this mount: pipes, sockets and memfd, already held by somebody; and the private
+ * clones by which overlayfs opens its layers, after the merged file was judged.
+ */
+static __always_inline bool pseudo(__u64 mnt)
+{
+	struct vfsmount *v = (void *)mnt;
+	struct super_block *sb = am_load(struct vfsmount, v, mnt_sb);
+	struct mount *m = (void *)(mnt - bpf_core_field_offset(struct mount, mnt));
+
+	return am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER ||
+	       (__s64)am_load(struct mount, m, mnt_ns) == AM_MNT_NS_INTERNAL;
+}
+
 #endif
