@@ -5,7 +5,7 @@
 #ifndef AGENTMON_PROCESS_H
 #define AGENTMON_PROCESS_H
 
-#include "decide.bpf.h"
+#include "bare.bpf.h"
 
 #define AM_CLONE_THREAD 0x00010000
 #define AM_EAGAIN 11
@@ -71,6 +71,25 @@ static __always_inline bool is_stale(const struct am_proc *p)
 	return pol && pol->generation != p->generation;
 }
 
+/* Keeps what rights a process has, by the credentials of its task. Not inlined: see report_bare(). */
+static __noinline void keep_rights(const struct am_proc_key *k, struct task_struct *t)
+{
+	struct am_proc_key key = *k;
+	struct am_rights r = {};
+
+	read_rights(&r, t->cred);
+	bpf_map_update_elem(&rights, &key, &r, BPF_ANY);
+}
+
+static __always_inline void keep_own_rights(struct task_struct *t)
+{
+	struct am_proc_key k = {};
+
+	k.tgid = t->tgid;
+	k.start_ns = t->group_leader->start_boottime;
+	keep_rights(&k, t);
+}
+
 /* Finds out what the current process runs. Not inlined: see report_bare(). */
 static __noinline void refresh(void)
 {
@@ -103,6 +122,9 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	add_parent(&copy);
 	ck.tgid = child->tgid;
 	ck.start_ns = child->start_boottime;
+#ifdef AM_REACT
+	keep_rights(&ck, child);
+#endif
 	if (!adopt(&ck, &copy)) {
 		count(AM_C_JOINED);
 #ifndef AM_REACT
@@ -116,6 +138,13 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	send_process(AM_FORK_LOST, &ck, &copy, child, pk.tgid, pk.start_ns, 0);
 }
 
+static __always_inline void forget_rights(const struct am_proc_key *k)
+{
+#ifdef AM_REACT
+	bpf_map_delete_elem(&rights, k);
+#endif
+}
+
 static __always_inline void forget(const struct am_proc_key *k, struct task_struct *t, int code)
 {
 	struct am_proc *p = bpf_map_lookup_elem(&procs, k), copy;
@@ -124,6 +153,7 @@ static __always_inline void forget(const struct am_proc_key *k, struct task_stru
 		__sync_fetch_and_add(&ncondemned, -1);
 	if (!p)
 		return;
+	forget_rights(k);
 	copy = *p;
 	if (!bpf_map_delete_elem(&procs, k)) {
 		__sync_fetch_and_add(&nprocs, -1);
@@ -172,8 +202,10 @@ int mark_processes(struct bpf_iter__task *ctx)
 		__u32 id = p->session;
 
 		s = bpf_map_lookup_elem(&sessions, &id);
-		if (s && !(s->flags & AM_S_LIVE) && !bpf_map_delete_elem(&procs, &k))
+		if (s && !(s->flags & AM_S_LIVE) && !bpf_map_delete_elem(&procs, &k)) {
 			__sync_fetch_and_add(&nprocs, -1);
+			forget_rights(&k);
+		}
 		return 0;
 	}
 	if (t->signal->live.counter <= 0)
@@ -200,6 +232,9 @@ int mark_processes(struct bpf_iter__task *ctx)
 		fresh.exe_tags = 0; /* another program, maybe */
 		fresh.generation = 0;
 	}
+#ifdef AM_REACT
+	keep_rights(&k, t);
+#endif
 	if (adopt(&k, &fresh)) {
 		count(AM_C_FORK_LOST);
 		return 0;

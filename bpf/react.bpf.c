@@ -31,7 +31,6 @@ char LICENSE[] SEC("license") = "GPL";
 #define O_TRUNC 01000
 #define O_TMPFILE 020000000
 #define TS_COMPAT 2   /* arch/x86/include/asm/thread_info.h: a 32-bit system call is under way */
-#define X32_BIT 0x40000000
 #define S_IFMT 00170000
 #define S_IFSOCK 0140000
 #define SOCKETCALL 102
@@ -45,92 +44,6 @@ char LICENSE[] SEC("license") = "GPL";
 #define IORING_OP_URING_CMD 46
 #define IORING_OP_LISTEN 57
 
-enum call {
-	CALL_OTHER,
-	CALL_OPEN,
-	CALL_CREAT,
-	CALL_OPENAT,
-	CALL_OPENAT2,
-	CALL_HANDLE,
-	CALL_SOCKET,
-	CALL_FORK,
-	CALL_NET,
-	CALL_LISTEN,
-	CALL_OPTION,
-};
-
-/* arch/x86/entry/syscalls/syscall_64.tbl; x32 has the same numbers with a bit set */
-static __always_inline enum call call64(long nr)
-{
-	switch (nr & ~X32_BIT) {
-	case 2:
-		return CALL_OPEN;
-	case 85:
-		return CALL_CREAT;
-	case 257:
-		return CALL_OPENAT;
-	case 437:
-		return CALL_OPENAT2;
-	case 304:
-		return CALL_HANDLE;
-	case 41:
-		return CALL_SOCKET;
-	case 42: /* connect, sendto, sendmsg, sendmmsg */
-	case 44:
-	case 46:
-	case 307:
-	case 518: /* x32's own sendmsg and sendmmsg */
-	case 538:
-		return CALL_NET;
-	case 50:
-		return CALL_LISTEN;
-	case 54:
-	case 541: /* x32's own setsockopt */
-		return CALL_OPTION;
-	case 56:
-	case 57:
-	case 58:
-	case 435:
-		return CALL_FORK;
-	}
-	return CALL_OTHER;
-}
-
-/* arch/x86/entry/syscalls/syscall_32.tbl */
-static __always_inline enum call call32(long nr)
-{
-	switch (nr) {
-	case 5:
-		return CALL_OPEN;
-	case 8:
-		return CALL_CREAT;
-	case 295:
-		return CALL_OPENAT;
-	case 437:
-		return CALL_OPENAT2;
-	case 342:
-		return CALL_HANDLE;
-	case 359:
-	case 102: /* socketcall: every sub-call; those that return no socket find none below */
-		return CALL_SOCKET;
-	case 362: /* connect, sendmmsg, sendto, sendmsg */
-	case 345:
-	case 369:
-	case 370:
-		return CALL_NET;
-	case 363:
-		return CALL_LISTEN;
-	case 366:
-		return CALL_OPTION;
-	case 2:
-	case 120:
-	case 190:
-	case 435:
-		return CALL_FORK;
-	}
-	return CALL_OTHER;
-}
-
 static __always_inline __u64 file_of(struct task_struct *t, long fd)
 {
 	struct file **fds = t->files->fdt->fd;
@@ -139,6 +52,8 @@ static __always_inline __u64 file_of(struct task_struct *t, long fd)
 	bpf_probe_read_kernel(&f, sizeof(f), fds + (__u32)fd);
 	return f;
 }
+
+#include "late.bpf.h"
 
 /* Flags as the caller gave them: the kernel drops O_TRUNC from f_flags once it is done. */
 static __always_inline __u64 open_flags(enum call c, __u64 second, __u64 third)
@@ -232,23 +147,28 @@ __noinline int script_arguments(__u64 at, __u64 print)
 	return found;
 }
 
-/* None of these is inlined: in the frame of sys_exit, beside each other, they would not fit into 512 bytes. */
-static __noinline void judge_open(struct task_struct *t, long fd, __u64 asked, __u64 name)
+/*
+ * None of these is inlined: in the frame of sys_exit, beside each other, they would not fit into 512 bytes. Returns
+ * whether it is the script of an interpreter, and was deleted or never had a name: then that is to be judged too.
+ */
+static __noinline bool judge_open(struct task_struct *t, long fd, __u64 asked, __u64 name)
 {
 	struct am_actor a = {};
 	struct file *f;
 	struct vfsmount *mnt;
 	struct super_block *sb;
 	unsigned int mode, flags;
-	__u32 ops = 0;
+	__u32 ops = 0, verdict = AM_ALLOW;
 	int who = identify(&a);
+	struct inode *inode;
+	bool gone = false;
 
 	if (!who)
-		return;
+		return false;
 	if (who < 0) {
 		count(AM_C_NO_STATE);
 		kill_current();
-		return;
+		return false;
 	}
 	f = (void *)file_of(t, fd);
 	if (!f) {
@@ -258,21 +178,25 @@ static __noinline void judge_open(struct task_struct *t, long fd, __u64 asked, _
 			count(AM_C_BLOCKED);
 			kill_current();
 		}
-		return;
+		return false;
 	}
 	mode = am_load(struct file, f, f_mode);
 	if (mode & FMODE_PATH)
-		return;
+		return false;
+	inode = am_load(struct file, f, f_inode);
 	if (a.proc.script && name && name_print((void *)name, true) == a.proc.script) {
 		ops = 1U << AM_EXEC;
 		recall_arguments(&a);
 		set_script(&a, 0);
+		gone = !am_load(struct inode, inode, i_nlink);
 	}
 	flags = am_load(struct file, f, f_flags);
 	mnt = am_load(struct file, f, f_path.mnt);
 	sb = am_load(struct vfsmount, mnt, mnt_sb);
 	if (am_load(struct super_block, sb, s_flags) & AM_SB_NOUSER) {
 		/* a pipe or socket: already held by somebody, and it has no path; but not to run */
+		if (gone)
+			ops = 0; /* a memfd */
 	} else if (mode & FMODE_CREATED || (flags & O_TMPFILE)) {
 		ops |= 1U << AM_CREATE;
 	} else {
@@ -284,11 +208,11 @@ static __noinline void judge_open(struct task_struct *t, long fd, __u64 asked, _
 		if (mode & FMODE_WRITE || asked & O_TRUNC || both)
 			ops |= 1U << AM_WRITE;
 	}
-	if (!ops)
-		return;
-	decide_path(&a, ops, (__u64)mnt, (__u64)am_load(struct file, f, f_path.dentry),
-		    (__u64)am_load(struct file, f, f_inode),
-		    mode & FMODE_CREATED ? AM_F_CREATED : 0);
+	if (ops)
+		verdict = decide_path(&a, ops, (__u64)mnt,
+				      (__u64)am_load(struct file, f, f_path.dentry), (__u64)inode,
+				      mode & FMODE_CREATED ? AM_F_CREATED : 0);
+	return gone && verdict < AM_HOLD;
 }
 
 /* Families that cgroup/sock_create does not see: everything but AF_INET and AF_INET6. */
@@ -394,11 +318,11 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	bool compat;
 	long nr;
 
-	nr = (int)regs->orig_ax; /* the kernel looks at no more of it either */
+	nr = (__u32)regs->orig_ax; /* the kernel looks at no more of it either */
 	t = (void *)bpf_get_current_task_btf();
 	compat = t->thread_info.status & TS_COMPAT;
-	c = compat ? call32(nr) : call64(nr);
-	if (c == CALL_OTHER)
+	c = call_of(nr, compat);
+	if (c <= CALL_SIGNAL_THREAD)
 		return 0;
 	if (c == CALL_NET || c == CALL_SOCKET || (c == CALL_FORK && !ret)) {
 		/* for a fork, the child's own return: the last moment before it would run untracked */
@@ -409,12 +333,16 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 		if (is_condemned(&k))
 			kill_current();
 	}
-	if (ret < 0 || c == CALL_FORK || (c == CALL_NET && ret))
+	if (c == CALL_FORK || (c == CALL_NET && ret) || (ret <= 0 && harmless(t, c, ret)))
 		return 0;
 	/* 32-bit calls pass their arguments in the lower halves of bx, cx, dx */
 	first = compat ? (__u32)regs->bx : regs->di;
 	second = compat ? (__u32)regs->cx : regs->si;
 	third = compat ? (__u32)regs->dx : regs->dx;
+	if (c >= CALL_PTRACE) {
+		judge_late(t, c, first, second, third);
+		return 0;
+	}
 	if (compat && nr == SOCKETCALL &&
 	    (first == SOCKETCALL_CONNECT || first == SOCKETCALL_LISTEN)) {
 		__u32 fd = 0;
@@ -439,10 +367,10 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 		judge_option(second, third);
 	else if (c == CALL_SOCKET)
 		judge_socket(first, second, compat, nr);
-	else
-		judge_open(t, ret, open_flags(c, second, third),
-			   c == CALL_OPEN ? first
-					  : (c == CALL_HANDLE || c == CALL_CREAT ? 0 : second));
+	else if (judge_open(t, ret, open_flags(c, second, third),
+			    c == CALL_OPEN ? first
+					   : (c == CALL_HANDLE || c == CALL_CREAT ? 0 : second)))
+		guard(AM_ANON_EXEC);
 	return 0;
 }
 
@@ -612,8 +540,10 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		set_script(&a, print);
 	}
 	read_arguments(&a, start, bprm->argc, 1);
-	decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
-		    (__u64)f->f_inode, 0);
+	/* a memfd has no path: see rights_exec */
+	if (f->f_inode->i_nlink || !pseudo((__u64)f->f_path.mnt))
+		decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
+			    (__u64)f->f_inode, 0);
 	a.proc.unsure = unsure;
 	retag(&a, before);
 	send_execed(&a);

@@ -38,7 +38,7 @@ from agentmon.engine import (
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.kernel.monitor import Monitor
-from agentmon.model.operations import CLAIMED, Posture
+from agentmon.model.operations import is_kept
 from agentmon.model.records import Record
 from agentmon.model.text import clean
 
@@ -264,8 +264,7 @@ class Daemon:
             self.execute_all(self.engine.handle(event, time.time_ns()))
         health.leftovers = ()
         for finding in health.findings:
-            stopped = finding.posture in (Posture.PREVENTS, Posture.STOPS)
-            if not stopped and finding.operation in CLAIMED[self.monitor.tier]:
+            if not is_kept(self.monitor.tier, finding.operation, finding.posture):
                 log(f"canary: {finding.operation.word} ({finding.attempt}) is {finding.posture}: {finding.note}")
         return health
 

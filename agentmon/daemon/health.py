@@ -14,7 +14,7 @@ from agentmon.kernel import canary
 from agentmon.kernel.monitor import Monitor
 from agentmon.kernel.objects import RINGS
 from agentmon.model.events import Event
-from agentmon.model.operations import CLAIMED, Operation, Posture, Tier
+from agentmon.model.operations import OPERATIONS, Operation, Posture, Tier, is_kept
 
 #: How often canaries are sent out at most, when the kernel skipped programs meanwhile.
 ROUNDS = 3
@@ -35,10 +35,8 @@ class Health:
 
     @property
     def enforcing(self) -> bool:
-        """Whether a canary of every operation that this tier claims to stop was really stopped."""
-        return self.postures is not None and all(
-            self.postures.get(operation) in (Posture.PREVENTS, Posture.STOPS) for operation in CLAIMED[self.tier]
-        )
+        """Whether a canary of every operation that this tier claims to stop was really stopped, or else seen."""
+        return self.postures is not None and all(is_kept(self.tier, o, self.posture(o)) for o in OPERATIONS)
 
     def posture(self, operation: Operation) -> Posture:
         """Of one operation; blind when no canary came back."""

@@ -230,6 +230,7 @@ LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.READ, "descriptor from another process", _receive, None),
     (Operation.WRITE, "truncate", _truncate, None),
     (Operation.UNIX, "datagram to a path", _reach("datagram", socket.SOCK_DGRAM), None),
+    (Operation.PTRACE, "TIOCSTI", guarded.type_into_terminal, None),
     (Operation.CREATE, "mkdir", lambda g: os.mkdir(f"{g.forbidden}/dir"), "dir"),
     (Operation.CREATE, "mknod", lambda g: os.mknod(f"{g.forbidden}/fifo", stat.S_IFIFO | 0o600), "fifo"),
     (Operation.CREATE, "symlink", lambda g: os.symlink("x", f"{g.forbidden}/symlink"), "symlink"),
@@ -239,7 +240,6 @@ LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
 
 ATTEMPTS_WITHOUT_OBJECT: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.PTRACE, "ptrace", guarded.ptrace, None),
-    (Operation.PTRACE, "TIOCSTI", guarded.type_into_terminal, None),
     (Operation.SIGNAL, "kill", guarded.signal_outside, None),
     (Operation.SIGNAL, "prlimit", guarded.limit_outside, None),
     (Operation.MOUNT, "mount", guarded.mount, None),
@@ -248,6 +248,7 @@ ATTEMPTS_WITHOUT_OBJECT: tuple[tuple[Operation, str, Attempt, str | None], ...] 
     (Operation.MOUNT, "remount", guarded.remount, None),
     (Operation.MOUNT, "pivot_root", guarded.pivot_root, None),
     (Operation.NAMESPACE, "unshare", guarded.unshare, None),
+    (Operation.NAMESPACE, "clone", guarded.clone_namespace, None),
     (Operation.CHROOT, "chroot", guarded.chroot, None),
     (Operation.BPF, "bpf", guarded.bpf, None),
     (Operation.IO_URING, "io_uring_setup", guarded.io_uring, None),

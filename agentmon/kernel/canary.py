@@ -22,10 +22,11 @@ from agentmon.errors import KernelError
 from agentmon.kernel import guarded
 from agentmon.kernel.attempts import ATTEMPTS, ATTEMPTS_WITHOUT_OBJECT, LSM_ATTEMPTS, Attempt, Grounds, listeners
 from agentmon.model.events import Decision, Event, ProcessKey
-from agentmon.model.operations import GUARDED, OPERATIONS, PART_OF_WRITE, Operation, Posture, Tier
+from agentmon.model.operations import DETECTED, GUARDED, OPERATIONS, PART_OF_WRITE, Operation, Posture, Tier
 from agentmon.model.tables import CompiledPolicy
 
 _TIMEOUT_S = 3.0
+_BY_HOST = "the host itself refuses it"
 _RANK = (Posture.BLIND, Posture.DETECTS, Posture.STOPS, Posture.PREVENTS)
 
 
@@ -79,7 +80,18 @@ NOTES: Mapping[Tier, Mapping[Operation, str]] = {
         Operation.WRITE: "killed after the open: O_TRUNC has already emptied the file; truncate(2) is not seen",
         Operation.CREATE: "killed after the open: the empty file is there; "
         "mkdir, mknod, symlink, link and rename are not seen",
-        **dict.fromkeys((*PART_OF_WRITE, *GUARDED), "not seen: this kernel has no BPF LSM"),
+        **dict.fromkeys(PART_OF_WRITE, "not seen: this kernel has no BPF LSM"),
+        Operation.PTRACE: "killed once it has attached to a process, or read or written its memory; /proc/PID of "
+        "others and typing into terminals are not seen",
+        Operation.SIGNAL: "killed once it was sent, or the limit changed; stopping its own process group is free",
+        Operation.MOUNT: "killed once it is done: the mount stays",
+        Operation.NAMESPACE: "killed before it can use the namespace; joining one too",
+        Operation.CHROOT: "killed before it can use the new root (but another thread could race)",
+        Operation.BPF: "killed before it can use what the call gave it (but another thread could race)",
+        Operation.IO_URING: "killed before it can use the ring (but another thread could race)",
+        Operation.SETID: "killed before it can use the rights",
+        Operation.MODULE: "killed once it is loaded, or was refused",
+        Operation.ANON_EXEC: "killed before its first instruction",
         Operation.CONNECT: "TCP and UDP over IPv4 and IPv6; other families by their socket",
         Operation.SEND: "sends on sockets that are already connected are judged when they connect, not again",
         Operation.LISTEN: "killed when the socket listens already, before it can accept",
@@ -148,6 +160,9 @@ PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {
     "getpeername6": (Operation.CONNECT,),
     "sock_create": (Operation.CONNECT, Operation.SEND),
     "connect_unix": (),  # what it refuses is killed without it
+    "signal_sent": (Operation.SIGNAL,),
+    "namespace_fork": (Operation.NAMESPACE,),
+    "rights_exec": (Operation.SETID, Operation.ANON_EXEC),
     "ring_submit": _BY_RING,
     "ring_submit_old": _BY_RING,
 }
@@ -184,7 +199,7 @@ def run(monitor: CanaryMonitor, policy: CompiledPolicy, grounds: Grounds) -> Fin
     began = time.monotonic()
     (grounds.directory / "movable").write_text("x")
     leftovers: list[Event] = list(monitor.read())
-    attempts = ATTEMPTS + (LSM_ATTEMPTS + ATTEMPTS_WITHOUT_OBJECT if monitor.tier is Tier.LSM else ())
+    attempts = ATTEMPTS + ATTEMPTS_WITHOUT_OBJECT + (LSM_ATTEMPTS if monitor.tier is Tier.LSM else ())
     policy_slot, _ = monitor.install_policy(policy)
     try:
         slot, _ = monitor.open_session(policy_slot)
@@ -206,7 +221,7 @@ def run(monitor: CanaryMonitor, policy: CompiledPolicy, grounds: Grounds) -> Fin
     mine = {e.operation for e in events if isinstance(e, Decision) and e.session == slot and e.verdict.blocks}
     leftovers += [e for e in events if e.session != slot]
     birds = [bird for flock in flocks for bird in flock.birds]
-    found = tuple(f for bird in birds if (f := _judge(bird, bird.operation in mine, grounds)) is not None)
+    found = tuple(f for b in birds if (f := _judge(monitor.tier, b, b.operation in mine, grounds)) is not None)
     return Findings(found, tuple(leftovers), time.monotonic() - began)
 
 
@@ -290,7 +305,7 @@ def _bury(flock: _Flock) -> None:
     os.waitpid(flock.pid, 0)
 
 
-def _judge(bird: _Bird, recorded: bool, grounds: Grounds) -> Finding | None:
+def _judge(tier: Tier, bird: _Bird, recorded: bool, grounds: Grounds) -> Finding | None:
     def finding(posture: Posture, note: str = "") -> Finding:
         return Finding(bird.operation, bird.name, posture, note)
 
@@ -302,20 +317,26 @@ def _judge(bird: _Bird, recorded: bool, grounds: Grounds) -> Finding | None:
     status = int(said.rpartition(b"status=")[2].rstrip(b"."))
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     if killed and b"through" not in said:
-        return finding(Posture.STOPS)
+        if bird.operation not in DETECTED[tier]:
+            return finding(Posture.STOPS)
+        return finding(Posture.DETECTS if recorded else Posture.BLIND, "done, and killed for it")
     if b"errno=" in said:
         number = int(said.partition(b"errno=")[2].partition(b";")[0])
         if number == errno.EPERM:
             if bird.effect and os.path.lexists(f"{grounds.forbidden}/{bird.effect}"):
                 return finding(Posture.STOPS, "refused, but the file is there")
             by_host = bird.operation in GUARDED and not recorded
-            return finding(Posture.PREVENTS, "the host itself refuses it" if by_host else "")
+            return finding(Posture.PREVENTS, _BY_HOST if by_host else "")
+        # a tier that looks when it has been done has nothing to see then
+        if bird.operation in GUARDED and (number == errno.ENOSYS or tier is Tier.REACT):
+            return finding(Posture.PREVENTS, _BY_HOST)
         if number in (errno.EAFNOSUPPORT, errno.ENOSYS):
             return None  # this host has no such thing
         passed = f"it was not refused ({errno.errorcode.get(number, str(number))})"
     else:
         passed = "it went through"
-    return finding(Posture.DETECTS if recorded else Posture.BLIND, passed)
+    # where detecting means death, one that lives was not seen: the record is another one's
+    return finding(Posture.DETECTS if recorded and bird.operation not in DETECTED[tier] else Posture.BLIND, passed)
 
 
 __all__ = ["NOTES", "Finding", "Findings", "Grounds", "KernelError", "operations_of", "run"]

@@ -19,7 +19,7 @@ from typing import Protocol
 
 _PTRACE_SEIZE = 0x4206
 _MOUNT, _UMOUNT, _PIVOT_ROOT, _INIT_MODULE, _FINIT_MODULE, _BPF = 165, 166, 155, 175, 313, 321
-_IO_URING_SETUP, _MOVE_MOUNT, _OPEN_TREE, _UNSHARE = 425, 429, 428, 272
+_IO_URING_SETUP, _MOVE_MOUNT, _OPEN_TREE, _UNSHARE, _CLONE = 425, 429, 428, 272, 56
 _FSPICK, _FSCONFIG, _FSCONFIG_CMD_RECONFIGURE = 433, 431, 7
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
@@ -106,6 +106,14 @@ def pivot_root(grounds: Grounds) -> None:
 def unshare(_: Grounds) -> None:
     """A user namespace, where an ordinary user is root."""
     _call(_UNSHARE, _CLONE_NEWUSER)
+
+
+def clone_namespace(_: Grounds) -> None:
+    """A child that is born into one."""
+    pid = _call(_CLONE, _CLONE_NEWUSER | signal.SIGCHLD, None, None, None, None)
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def chroot(_: Grounds) -> None:

@@ -92,7 +92,9 @@ class Monitor:
         self._states = states
         self._maps = open_maps(pins.maps, _MAPS)
         self._maps["counters"].value_size = 8 * _possible_cpus()
-        self._newborn = open_maps(pins.maps, ("newborn",))["newborn"] if self.tier is Tier.LSM else None
+        own = "newborn" if self.tier is Tier.LSM else "rights"
+        self._maps |= open_maps(pins.maps, (own,))
+        self._newborn = self._maps.get("newborn")
         self.tables = Tables(self._maps)
         self.grants = Grants(self._maps["granted"])
         self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
@@ -206,7 +208,10 @@ class Monitor:
         # The end of a process was missed (`process_exit` is not attached): no iterator visits what is left of it.
         for key, state in self._process_items():
             if state.session == slot:
-                self._maps["procs"].delete(PROC_KEY.pack(key.start_ns, key.pid, 0))
+                name = PROC_KEY.pack(key.start_ns, key.pid, 0)
+                self._maps["procs"].delete(name)
+                if self.tier is Tier.REACT:
+                    self._maps["rights"].delete(name)
 
     def change_policy(self, slot: int, policy_slot: int) -> None:
         """Puts a live session under another installed policy: one decision sees the one or the other, never both.

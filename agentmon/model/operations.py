@@ -139,10 +139,16 @@ class Tier(enum.IntEnum):
     REACT = 2
 
 
-#: What each tier claims to stop: `enforcing` means that a canary of each was really stopped.
+#: What a tier claims to see, and to punish: it has happened when the process dies.
+DETECTED: dict[Tier, tuple[Operation, ...]] = {
+    Tier.LSM: (),
+    Tier.REACT: (Operation.PTRACE, Operation.SIGNAL, Operation.MOUNT, Operation.MODULE),
+}
+
+#: What each tier claims to stop: `enforcing` means that a canary of each was really stopped, and of `DETECTED` seen.
 CLAIMED = {
     Tier.LSM: OPERATIONS,
-    Tier.REACT: tuple(o for o in OPERATIONS if o not in (*PART_OF_WRITE, *GUARDED)),
+    Tier.REACT: tuple(o for o in OPERATIONS if o not in (*PART_OF_WRITE, *DETECTED[Tier.REACT])),
 }
 
 
@@ -153,3 +159,10 @@ class Posture(enum.StrEnum):
     STOPS = "stops"
     DETECTS = "detects"
     BLIND = "blind"
+
+
+def is_kept(tier: Tier, operation: Operation, posture: Posture) -> bool:
+    """Whether this posture keeps what the tier claims of an operation."""
+    if operation in CLAIMED[tier]:
+        return posture in (Posture.PREVENTS, Posture.STOPS)
+    return operation not in DETECTED[tier] or posture is not Posture.BLIND

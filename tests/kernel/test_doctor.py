@@ -18,9 +18,10 @@ from agentmon.model.operations import Tier
 from tests.support.hosts import Host
 
 CLAIMED = {"exec", "read", "write", "create", "connect", "send", "bind", "listen", "unix"}
-LSM_ONLY = {"delete", "rename", "link", "attr", "ptrace", "signal", "mount", "namespace", "chroot", "bpf", "io_uring"}
-LSM_ONLY |= {"setid", "module", "anon_exec"}
-ALL = CLAIMED | LSM_ONLY
+CLAIMED |= {"namespace", "chroot", "bpf", "io_uring", "setid", "anon_exec"}
+DETECTED = {"ptrace", "signal", "mount", "module"}
+LSM_ONLY = {"delete", "rename", "link", "attr"}
+ALL = CLAIMED | DETECTED | LSM_ONLY
 
 
 @pytest.fixture
@@ -40,9 +41,13 @@ def test_a_sound_host_is_enforcing(host: Host, tier: Tier) -> None:
     assert (status, report["enforcing"]) == (0, True), report
     wanted = {"prevents"} if tier is Tier.LSM else {"prevents", "stops"}
     assert report["posture"].keys() == ALL
-    claimed = ALL if tier is Tier.LSM else CLAIMED
-    assert {report["posture"][operation]["posture"] for operation in claimed} <= wanted
-    assert {report["posture"][operation]["posture"] for operation in ALL - claimed} <= {"blind"}
+    postures = {operation: report["posture"][operation]["posture"] for operation in ALL}
+    assert {postures[operation] for operation in (ALL if tier is Tier.LSM else CLAIMED)} <= wanted
+    if tier is Tier.REACT:
+        # without kernel modules, as here, the host prevents those
+        assert {postures[operation] for operation in DETECTED - {"module"}} == {"detects"}
+        assert postures["module"] in ("detects", "prevents")
+        assert {postures[operation] for operation in LSM_ONLY} == {"blind"}
     assert report["canary_ms"] > 0
     assert not list(objects.host.BPFFS.glob("agentmon-doctor-*"))
 
