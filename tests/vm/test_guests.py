@@ -40,7 +40,7 @@ GUESTS = {
     "6.12-by-function": Guest(
         "6.12",
         "lsm=landlock,yama preempt=voluntary",
-        only=tuple(f"tests/kernel/test_{n}.py" for n in ("doctor", "guarded", "operations", "tracking")),
+        only=tuple(f"tests/kernel/test_{n}.py" for n in ("doctor", "exec", "tracking")),
     ),
     "x32": Guest("6.12-generic", "syscall.x32=y", only=(X32,)),
     "x32-react": Guest("6.12-generic", "syscall.x32=y", "react", (X32,)),
@@ -63,8 +63,8 @@ SHOWN = {
     "tests/kernel/test_bypasses_network.py::test_a_ring_sends_": ("6.1",),
     "tests/kernel/test_operations.py::test_a_ring_": ("6.1", "6.12", "7.2"),
 }
-#: The daemon and the command line do the same on each kernel, slowly in an emulated guest: all of their tests run on
-#: Debian 12's 6.1. The others are there for what the kernel does.
+#: The daemon, the command line and what a policy means are the same on each kernel, and slow in an emulated guest: all
+#: of their tests run on Debian 12's 6.1. The others are there for what the kernel does.
 DAEMONS = (
     "test_missing_programs.py",
     "test_run.py",
@@ -75,7 +75,16 @@ DAEMONS = (
     "test_told.py",
     "test_top.py",
 )
-LEFT_OUT = {"6.12": DAEMONS, "7.2": (*DAEMONS, "test_fence_survives.py")}
+MEANINGS = (
+    "test_agreement.py",
+    "test_agreement_moves.py",
+    "test_agreement_network.py",
+    "test_conditions.py",
+    "test_observe.py",
+    "test_recorded.py",
+    "test_reload.py",
+)
+LEFT_OUT = {"6.12": DAEMONS + MEANINGS, "7.2": (*DAEMONS, *MEANINGS, "test_fence_survives.py")}
 OPTIONAL = {"7.2"}  # Debian's sid moves on
 TIMEOUT_SECONDS = 3300.0
 # Natively 34 random instants of each kind; under emulation each takes ten seconds, so the guests share them.
