@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -33,9 +34,10 @@ def agent(version: tuple[int, int] = sys.version_info[:2]) -> Path:
         f"demo: installing by pip, for the agent alone: mini-swe-agent and what it needs (in {folder})", file=sys.stderr
     )
     cache.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-compile"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
     if version != sys.version_info[:2]:
-        command += ["--only-binary=:all:", "--python-version", text]
+        command += ["--no-compile", "--only-binary=:all:", "--python-version", text]
+    # else with byte code: as root the agent would write it there, outside of its workspace, and be told off for it
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=cache))
     try:
         new.chmod(0o755)
@@ -46,7 +48,20 @@ def agent(version: tuple[int, int] = sys.version_info[:2]) -> Path:
         if done.returncode:
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
             raise InstallError(f"pip could not install the agent; is a package index reachable?\n{tail}")
+        _settle(new)
         os.replace(new, folder)  # complete or not there
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder
+
+
+def _settle(packages: Path) -> None:
+    """Let the agent's Python meet them once, outside of the fence.
+
+    Some hosts have hooks that change packages when Python starts: a ``.pth`` that adds a company's certificate to
+    certifi.
+    """
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(packages)}
+    with contextlib.suppress(OSError):
+        subprocess.run([python, "-c", ""], check=False, capture_output=True, env=environment)
