@@ -59,9 +59,9 @@ def _settle(packages: Path) -> None:
     """Let the agent's Python meet them once, outside of the fence.
 
     Some hosts have hooks that change packages when Python starts: a ``.pth`` that adds a company's certificate to
-    certifi.
+    certifi. And pytest writes byte code of its own of its plugins.
     """
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     environment = {"PATH": os.defpath, "PYTHONPATH": str(packages)}
     with contextlib.suppress(OSError):
-        subprocess.run([python, "-c", ""], check=False, capture_output=True, env=environment)
+        subprocess.run([python, "-m", "pytest", "--version"], check=False, capture_output=True, env=environment)
