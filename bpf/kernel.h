@@ -32,9 +32,21 @@ struct qstr {
 	const unsigned char *name;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct super_block {
 	__u32 s_dev;
 	unsigned long s_flags;
+	struct list_head s_mounts;
+};
+
+struct mount;
+
+/* since Linux 6.18 */
+struct super_block___single {
+	struct mount *s_mounts;
 };
 
 struct inode {
@@ -57,6 +69,7 @@ struct dentry {
 struct vfsmount {
 	struct dentry *mnt_root;
 	struct super_block *mnt_sb;
+	int mnt_flags;
 };
 
 struct ns_common {
@@ -73,6 +86,19 @@ struct mount {
 	struct vfsmount mnt;
 	struct mnt_namespace *mnt_ns;
 	int mnt_id;
+	struct list_head mnt_instance;
+};
+
+struct mount___single {
+	struct mount *mnt_next_for_sb;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+};
+
+struct iattr {
+	unsigned int ia_valid;
 };
 
 struct path {
@@ -200,6 +226,7 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct pid *thread_pid;
+	struct nsproxy *nsproxy;
 	struct hlist_node pid_links[4];
 };
 

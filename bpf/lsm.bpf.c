@@ -13,6 +13,7 @@
  *   lsm/path_link, path_rename  create of the new name; link or rename, read and write of the old one; where a rename
  *                              leads out of what may not be deleted, delete too
  *   lsm/path_unlink, path_rmdir, path_chmod, path_chown  delete, attr
+ *   attr.bpf.h                 attr: extended attributes, ACLs, times, flags
  *   lsm/socket_create          socket families that no address rule can judge
  *   lsm/socket_connect         connect
  *   lsm/socket_sendmsg         send, on connected sockets too
@@ -199,7 +200,7 @@ int BPF_PROG(rmdir_check, struct path *dir, struct dentry *d)
 	return judge_path(1U << AM_DELETE, (__u64)dir->mnt, (__u64)d, (__u64)d->d_inode, 0);
 }
 
-/* mode and owner; setxattr and utime have no hook that tells the path */
+/* mode and owner: of what else `attr` is, no hook tells the path (attr.bpf.h) */
 static __always_inline int judge_attr(struct path *p)
 {
 	struct dentry *d = p->dentry;
@@ -220,6 +221,8 @@ int BPF_PROG(chown_check, struct path *p)
 {
 	return judge_attr(p);
 }
+
+#include "attr.bpf.h"
 
 static __always_inline bool is_a(struct dentry *d, unsigned short kind)
 {

@@ -38,6 +38,19 @@ struct am_bits {
 	__u32 pad;
 };
 
+/* Mounts that show one file under different names; more, and nobody knows by which of them it was come by. */
+#define AM_NAMES 32
+
+/* Of list_names(). */
+struct am_names {
+	__u64 node, end; /* the next mount of the file system, and what ends the list */
+	__u64 ns;
+	__u64 mount, root; /* the one looked at */
+	__u64 at; /* the ancestor that is to be compared with its root; 0: on to the next mount */
+	__u32 found, done;
+	__u64 mounts[AM_NAMES];
+};
+
 struct am_job {
 	__u64 busy;
 	/* of an exec that waits for its arguments, see waiting.bpf.h */
@@ -59,6 +72,7 @@ struct am_job {
 	__u16 first[AM_PATH_OPS]; /* per operation the first rule that was entered */
 	__u32 tail[AM_LANES], tail_at[AM_LANES];
 	struct am_walk walk;
+	struct am_names names;
 	__u64 ino;
 	__u32 dev, igen;
 	__u32 off; /* of the path in room, less AM_HEAD */

@@ -60,7 +60,7 @@ class Grounds:
         directory = Path(os.path.realpath(parent)) / f"canary-{os.getpid()}-{time.monotonic_ns():x}"
         (directory / "forbidden").mkdir(parents=True, mode=0o700)
         (directory / "allowed").write_text("ok")
-        for name in ("read", "write", "truncate", "delete", "rename", "link", "chmod", "chown"):
+        for name in ("read", "write", "truncate", "delete", "rename", "link", "chmod", "chown", "attributes"):
             (directory / "forbidden" / name).write_text("untouched")
         (directory / "forbidden" / "rmdir").mkdir()
         guarded.prepare(directory)
@@ -229,6 +229,9 @@ ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
 LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.READ, "descriptor from another process", _receive, None),
     (Operation.WRITE, "truncate", _truncate, None),
+    (Operation.ATTR, "utimensat", lambda g: os.utime(f"{g.forbidden}/attributes", (1, 1)), None),
+    # refused before it is found out that a file system has no such attributes
+    (Operation.ATTR, "setxattr", lambda g: os.setxattr(f"{g.forbidden}/attributes", "user.agentmon", b"1"), None),
     (Operation.UNIX, "datagram to a path", _reach("datagram", socket.SOCK_DGRAM), None),
     (Operation.PTRACE, "TIOCSTI", guarded.type_into_terminal, None),
     (Operation.CREATE, "mkdir", lambda g: os.mkdir(f"{g.forbidden}/dir"), "dir"),

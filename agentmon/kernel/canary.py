@@ -99,7 +99,7 @@ NOTES: Mapping[Tier, Mapping[Operation, str]] = {
     },
     Tier.LSM: {
         Operation.EXEC: "by its arguments: killed before its first instruction",
-        Operation.ATTR: "mode and owner; extended attributes and times are not judged",
+        Operation.ATTR: "all but mode, owner and flags: by each name that mounts give the file, the severest counts",
     },
 }
 
@@ -122,6 +122,14 @@ PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {
     "rmdir_check": (Operation.DELETE,),
     "chmod_check": (Operation.ATTR,),
     "chown_check": (Operation.ATTR,),
+    "setxattr_check": (Operation.ATTR,),
+    "removexattr_check": (Operation.ATTR,),
+    "set_acl_check": (Operation.ATTR,),
+    "remove_acl_check": (Operation.ATTR,),
+    "times_check": (Operation.ATTR,),
+    "file_setattr_check": (Operation.ATTR,),
+    "flags_check": (Operation.ATTR,),
+    "flags_compat_check": (Operation.ATTR,),
     "ptrace_check": (Operation.PTRACE,),
     "ioctl_check": (Operation.PTRACE,),
     "ioctl_compat_check": (Operation.PTRACE,),

@@ -29,7 +29,13 @@ RINGS = frozenset({"ring_submit", "ring_submit_old"})
 CONNECT_UNIX = "connect_unix"
 OPTIONAL = RINGS | {CONNECT_UNIX}
 #: Hooks that are not in every kernel we run on, by program, and the one that is called in their place there.
-REPLACED = {"ioctl_compat_check": ("file_ioctl_compat", "file_ioctl")}
+REPLACED = {
+    "ioctl_compat_check": ("file_ioctl_compat", "file_ioctl"),
+    "flags_compat_check": ("file_ioctl_compat", "file_ioctl"),
+    "set_acl_check": ("inode_set_acl", "inode_setxattr"),  # Linux 6.2
+    "remove_acl_check": ("inode_remove_acl", "inode_removexattr"),
+    "file_setattr_check": ("inode_file_setattr", "file_ioctl"),  # Linux 6.17
+}
 #: Groups that give no rights: ssh-agent is set-group-ID to one of them so that nobody looks into its memory (Debian).
 IDLE_GROUPS = ("_ssh", "ssh")
 _ENUMERATOR = "mark_processes"
