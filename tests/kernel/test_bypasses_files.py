@@ -27,7 +27,7 @@ CHANGED = b"changed"
 LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
-MS_BIND, MS_REC_PRIVATE = 0x1000, 0x44000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC_PRIVATE = 1, 32, 0x1000, 0x44000
 MNT_DETACH = 2
 
 
@@ -525,6 +525,134 @@ def test_a_file_named_exactly_stays_denied_when_it_is_copied_up(
         assert session.finish(child).value == [blocked(tier)] * 2
     for fd in (asked, ask, answered, answer):
         os.close(fd)
+
+
+# ---- attributes: the kernel says which file, not by which mount
+
+
+def bind(what: Path, where: Path, flags: int = 0) -> None:
+    where.mkdir(exist_ok=True)
+    checked(LIBC.mount(os.fsencode(what), os.fsencode(where), None, MS_BIND, None), "mount")
+    if flags:
+        checked(LIBC.mount(None, os.fsencode(where), None, MS_REMOUNT | MS_BIND | flags, None), "mount")
+
+
+def times_set(*paths: Path | int) -> list[int]:
+    """The errno of setting the time of each."""
+    return [attempt(lambda path=path: os.utime(path, (1, 1))) for path in paths]  # type: ignore[misc]
+
+
+@pytest.mark.tier("lsm")
+@pytest.mark.parametrize("denied", ["closed", "other"])
+def test_attributes_are_judged_by_each_name_that_mounts_give(
+    fence: Fence, ground: Path, secret: Path, denied: str
+) -> None:
+    other = ground / "other"
+
+    def body() -> list[int]:
+        private_mounts()
+        bind(secret.parent, other)
+        return times_set(secret, other / "secret")
+
+    assert fence.without(body).value == [0, 0]
+    assert secret.stat().st_mtime == 1
+    os.utime(secret)
+    outcome = fence.run(deny(ground / denied / "**", "attr"), body)
+    assert outcome.value == [errno.EPERM] * 2
+    assert outcome.told() == [("attr", "deny", "fence")] * 2
+    assert {d.object for d in outcome.decisions if d.verdict.blocks} == {os.fsencode(ground / denied / "secret")}
+    assert secret.stat().st_mtime != 1
+
+
+@pytest.mark.tier("lsm")
+def test_a_mount_that_is_read_only_gives_no_name_to_change_attributes_by(
+    fence: Fence, ground: Path, secret: Path
+) -> None:
+    other = ground / "other"
+
+    def body() -> list[int]:
+        private_mounts()
+        bind(secret.parent, other, MS_RDONLY)
+        return times_set(secret, other / "secret")
+
+    assert fence.run(deny(other / "**", "attr"), body).value == [0, errno.EROFS]
+    assert secret.stat().st_mtime == 1
+
+
+@pytest.mark.tier("lsm")
+def test_attributes_of_a_file_with_too_many_names_stay(fence: Fence, ground: Path, secret: Path) -> None:
+    def body() -> list[int]:
+        private_mounts()
+        for number in range(31):
+            bind(secret.parent, ground / f"other{number}")
+        found = times_set(secret)
+        bind(secret.parent, ground / "other")
+        return found + times_set(secret)
+
+    assert fence.without(body).value == [0, 0]
+    outcome = fence.run(deny("/nonexistent/**", "attr"), body)
+    assert outcome.value == [0, errno.EPERM]
+    assert [d.reason for d in outcome.decisions if d.verdict.blocks] == [Reason.PATH_UNREACHABLE]
+
+
+@pytest.mark.tier("lsm")
+def test_attributes_of_a_file_that_has_no_name_any_more_stay(fence: Fence, ground: Path) -> None:
+    other = ground / "other"
+    other.mkdir()
+
+    def body() -> list[int]:
+        private_mounts()
+        checked(LIBC.mount(b"none", os.fsencode(other), b"tmpfs", 0, None), "mount")
+        (other / "file").touch()
+        fd = os.open(other / "file", os.O_RDWR)
+        found = times_set(fd)
+        checked(LIBC.umount2(os.fsencode(other), MNT_DETACH), "umount2")
+        return found + times_set(fd)
+
+    assert fence.without(body).value == [0, 0]
+    outcome = fence.run(deny("/nonexistent/**", "attr"), body)
+    assert outcome.value == [0, errno.EPERM]
+    assert [d.reason for d in outcome.decisions if d.verdict.blocks] == [Reason.PATH_UNREACHABLE]
+
+
+@pytest.mark.tier("lsm")
+def test_an_overlay_is_judged_by_the_merged_name(fence: Fence, ground: Path, merged: Path) -> None:
+    """What it does to its layers meanwhile, times and attributes of its own, is not asked about."""
+    ways: list[Callable[[Path], object]] = [
+        lambda at: os.utime(at / "secret", (1, 1)),
+        lambda at: os.setxattr(at / "secret", "trusted.new", b"1"),
+        lambda at: os.utime(at / "link", (1, 1)),
+        lambda at: os.unlink(at / "link"),
+        lambda at: os.utime(at, (1, 1)),
+    ]
+
+    def body() -> list[int]:
+        return [attempt(lambda way=way: way(merged)) for way in ways]  # type: ignore[misc]
+
+    assert fence.run(deny(merged / "**", "write"), body).value == [errno.EPERM] * len(ways)
+    assert list((ground / "upper").iterdir()) == []
+    layers = "".join(deny(ground / name / "**", "write").replace("fence", name) for name in ("lower", "upper", "work"))
+    outcome = fence.run(layers, lambda: [*body(), *times_set(ground / "upper/secret", ground / "lower/secret")])
+    assert outcome.value == [0] * len(ways) + [errno.EPERM] * 2
+    assert (ground / "upper/secret").stat().st_mtime == 1
+    assert os.getxattr(merged / "secret", "trusted.new") == b"1"
+
+
+@pytest.mark.tier("lsm")
+@pytest.mark.parametrize("more", [(), ("personality",)], ids=["own", "personality"])
+def test_a_ring_sets_no_attribute_that_is_denied(
+    fence: Fence, program: Program, secret: Path, more: tuple[str, ...]
+) -> None:
+    words = [program("ring_xattr"), secret, *more]
+    plain = fence.without(words)
+    if plain.value != b"set\n":
+        pytest.skip(f"not required: {plain.value.decode().strip()} on this host, for everybody")
+    assert os.listxattr(secret) == ["trusted.ring"]
+    os.removexattr(secret, "trusted.ring")
+    outcome = fence.run(deny(secret, "attr"), words)
+    assert outcome.value == b"errno 1\n"
+    assert outcome.told() == [("attr", "deny", "fence")]
+    assert os.listxattr(secret) == []
 
 
 # ---- during the call
