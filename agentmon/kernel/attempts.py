@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentmon.kernel import guarded
+from agentmon.kernel import attributes, guarded
 from agentmon.model.operations import GUARDED, Operation
 
 #: Nothing needs to listen there: discard.
@@ -45,6 +45,7 @@ class Grounds:
             "rules:\n"
             f'  - {{id: canary-exec, on: exec, paths: ["{self.program}"], action: deny}}\n'
             f'  - {{id: canary-files, on: [read, write, create, unix], paths: ["{self.forbidden}/**"], action: deny}}\n'
+            f'  - {{id: canary-attributes, on: attr, paths: ["{self.directory}/attributes/**"], action: deny}}\n'
             f'  - {{id: canary-names, on: unix, paths: ["@{_ABSTRACT}*"], action: deny}}\n'
             f'  - {{id: canary-network, on: [connect, send, bind], cidrs: ["127.0.0.1:{PORT}", "[::1]:{PORT}"], '
             "action: deny}\n"
@@ -60,10 +61,11 @@ class Grounds:
         directory = Path(os.path.realpath(parent)) / f"canary-{os.getpid()}-{time.monotonic_ns():x}"
         (directory / "forbidden").mkdir(parents=True, mode=0o700)
         (directory / "allowed").write_text("ok")
-        for name in ("read", "write", "truncate", "delete", "rename", "link", "chmod", "chown", "attributes"):
+        for name in ("read", "write", "truncate", "delete", "rename", "link", "chmod", "chown"):
             (directory / "forbidden" / name).write_text("untouched")
         (directory / "forbidden" / "rmdir").mkdir()
         guarded.prepare(directory)
+        attributes.prepare(directory)
         return cls(directory, os.path.realpath(shutil.which("true") or "/bin/true"), _give(directory))
 
     def remove(self) -> None:
@@ -229,9 +231,7 @@ ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
 LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.READ, "descriptor from another process", _receive, None),
     (Operation.WRITE, "truncate", _truncate, None),
-    (Operation.ATTR, "utimensat", lambda g: os.utime(f"{g.forbidden}/attributes", (1, 1)), None),
-    # refused before it is found out that a file system has no such attributes
-    (Operation.ATTR, "setxattr", lambda g: os.setxattr(f"{g.forbidden}/attributes", "user.agentmon", b"1"), None),
+    *((Operation.ATTR, name, attempt, None) for name, attempt in attributes.ATTEMPTS),
     (Operation.UNIX, "datagram to a path", _reach("datagram", socket.SOCK_DGRAM), None),
     (Operation.PTRACE, "TIOCSTI", guarded.type_into_terminal, None),
     (Operation.CREATE, "mkdir", lambda g: os.mkdir(f"{g.forbidden}/dir"), "dir"),

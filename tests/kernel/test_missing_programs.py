@@ -163,7 +163,7 @@ def test_a_missing_program_makes_its_operations_blind(
     if program in _OF_NAMES and not judged:
         return
     # A program whose interpreter is denied dies as if it were broken; and canaries make no 32-bit calls.
-    unseen = {"sock_create", "process_exit", "interpreter_check", "ioctl_compat_check"} | (
+    unseen = {"sock_create", "process_exit", "interpreter_check", "ioctl_compat_check", "flags_compat_check"} | (
         {"process_fork"} if tier is Tier.LSM else set()
     )
     if program not in unseen:
