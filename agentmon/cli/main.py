@@ -37,6 +37,9 @@ VERBS = {
     "completion": "completion",
 }
 
+#: They run inside a fence, and leave no byte code (see the package).
+FOR_AGENTS = ("why", "ask", "hook", "mcp")
+
 _DESCRIPTION = """\
 Fence AI agents on this host with BPF: which programs they may run, which files they may
 read and change, whom they may talk to. What steps over the fence is denied before it happens.
@@ -82,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in _words(arguments)), None)
+    if verb in FOR_AGENTS:
+        sys.dont_write_bytecode = True
     parser = build_parser(verb if verb in VERBS else None)
     try:
         args: Any = parser.parse_args(arguments)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,3 +173,18 @@ def test_hooks_start_fast() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("verb", "socket"), [("hook", True), ("why", True), ("why", False)])
+def test_what_runs_inside_a_fence_leaves_no_byte_code(verb: str, socket: bool, tmp_path: Path) -> None:
+    """It may not be written there: an agent that asks would be told of that, or in the react tier get no answer."""
+    shutil.copytree(REPOSITORY / "agentmon", tmp_path / "agentmon", ignore=shutil.ignore_patterns("__pycache__", "*.o"))
+    environment = {k: v for k, v in os.environ.items() if k not in ("AGENTMON_SOCKET", "PYTHONDONTWRITEBYTECODE")}
+    environment |= {"AGENTMON_SOCKET": str(tmp_path / "none")} if socket else {}
+    words = [sys.executable, "-m", "agentmon.cli.main", verb, *(["claude-code"] if verb == "hook" else [])]
+    subprocess.run(words, cwd=tmp_path, env=environment, input=b"", capture_output=True, check=False)
+    kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
+    always = (
+        {"__init__"} if socket else {"__init__", "main", "common", "errors", "text"}
+    )  # what every verb needs, `run` too
+    assert kept == always
