@@ -8,6 +8,7 @@
 #include "actor.bpf.h"
 #include "automaton.bpf.h"
 #include "walk.bpf.h"
+#include "hold.bpf.h"
 
 #define AM_SIGKILL 9
 
@@ -333,7 +334,10 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 {
 	__u64 off = job->off, size;
 	struct am_decision *d;
-	bool urgent = job->verdict > AM_ALLOW;
+	bool urgent = job->verdict > AM_ALLOW || job->reason == AM_APPROVED;
+
+	if (job->told)
+		return;
 
 	/* a name that does not exist yet has no inode: each is a new object */
 	if (!urgent && job->ino && !(flags & AM_F_SCRIPT) &&
@@ -356,6 +360,8 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 	d->ino = job->ino;
 	d->dev = job->dev;
 	d->igen = job->igen;
+	d->held = job->held;
+	d->same = job->same;
 	size += sizeof(*d);
 	am_bound(size, 0x1fff);
 	if (size > sizeof(*d) + AM_PATH_MAX)
@@ -414,6 +420,8 @@ static __always_inline void inode_of(struct am_job *job, __u64 inode)
 	struct inode *i = (void *)inode;
 	struct super_block *sb;
 
+	job->inode = inode;
+
 	job->ino = 0;
 	job->dev = 0;
 	job->igen = 0;
@@ -434,10 +442,83 @@ static __always_inline void describe(struct am_job *job, const struct am_actor *
 	job->facts = a->facts;
 	job->unsure = a->proc.unsure;
 	job->session = a->proc.session;
+	job->held = 0;
+	job->same = 0;
+	job->told = 0;
 }
 
 /* This tier cannot refuse what has a path: deny means SIGKILL as well. */
 #define AM_STOPS (AM_TIER == AM_TIER_REACT)
+
+struct am_hashing {
+	struct am_job *job;
+	__u64 sum;
+};
+
+static long hash_some(__u32 i, struct am_hashing *h)
+{
+	__u64 at = h->job->off + i, c;
+
+	if (at >= AM_PATH_END)
+		return 1;
+	am_bound(at, 0xfff);
+	c = (__u8)h->job->room[AM_HEAD + at];
+	h->sum = (h->sum ^ c) * 0x100000001b3ULL;
+	return 0;
+}
+
+#define S_IFMT_ 00170000
+#define S_IFREG_ 0100000
+
+/* What is in a file: whoever answers was shown that. Directories change with each name in them. */
+static __always_inline __u64 contents_of(__u64 inode)
+{
+	struct inode *i = (void *)inode;
+	__u64 when = 0;
+
+	if (!inode || (am_load(struct inode, i, i_mode) & S_IFMT_) != S_IFREG_)
+		return 0;
+	if (bpf_core_field_exists(struct inode___sec, i_ctime_sec)) {
+		when = am_load(struct inode___sec, i, i_ctime_sec) * 1000000000ULL +
+		       am_load(struct inode___sec, i, i_ctime_nsec);
+	} else if (bpf_core_field_exists(struct inode___mid, __i_ctime)) {
+		bpf_core_read(&when, 8, &((struct inode___mid *)i)->__i_ctime.tv_nsec);
+		when += am_load(struct inode___mid, i, __i_ctime.tv_sec) * 1000000000ULL;
+	} else {
+		bpf_core_read(&when, 8, &((struct inode___old *)i)->i_ctime.tv_nsec);
+		when += am_load(struct inode___old, i, i_ctime.tv_sec) * 1000000000ULL;
+	}
+	return mix(when) + am_load(struct inode, i, i_size);
+}
+
+/* Operations by which what is in a file goes somewhere. */
+#define AM_CARRIES (1U << AM_EXEC | 1U << AM_READ | 1U << AM_RENAME | 1U << AM_LINK)
+/* ask() of a judged job, whose verdict is that from now on; the marks of its rule are set. Global, as judge(). */
+__noinline int ask_job(const struct am_actor *a, __u32 slot)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_hashing h = {};
+	int said;
+
+	if (!a || !job)
+		return AM_DENY;
+	h.job = job;
+	h.sum = knobs.key;
+	bpf_loop(AM_PATH_MAX, hash_some, &h, 0);
+	job->same = mix(h.sum + ((__u64)a->generation << 32) + ((__u32)job->op << 16) + job->rule);
+	job->held = mix(mix(job->same + job->ino) + ((__u64)job->igen << 32 | job->dev)) |
+		    1; /* 0 is the thread itself */
+	if (job->ops & AM_CARRIES)
+		job->held = mix(job->held + contents_of(job->inode)) | 1;
+	said = ask(a, job->held, job->same);
+	job->verdict = said & 0xff;
+	if (am_ask_reason(said))
+		job->reason = am_ask_reason(said);
+	job->told = !(said & AM_ASK_NEW);
+	if (job->verdict == AM_ALLOW)
+		set_marks(job->session, a->generation, job->marks);
+	return said;
+}
 
 /*
  * decide_path() from when the job is filled; gives the slot back. Global, so that the verifier looks at it once: `a` is
@@ -479,13 +560,24 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 #endif
 	verdict = judge(slot, why);
 	job->hoped = 0;
+	if (!AM_STOPS && verdict == AM_HOLD && !why) {
+		int said = ask_job(a, slot);
+
+		verdict = said & 0xff;
+		if (verdict == AM_HOLD) {
+			if (said & AM_ASK_NEW)
+				report(job, a, flags);
+			release(job);
+			return AM_WAITS;
+		}
+	}
 	guessed = job->unsure & ~a->proc.unsure; /* an exec that could not wait for its arguments */
 	if (guessed)
 		flags |= AM_F_UNSURE;
 	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
 		flags |= AM_F_KILLED;
 	report(job, a, flags);
-	if (known && verdict == AM_ALLOW && !why && !guessed && !job->marks &&
+	if (known && verdict == AM_ALLOW && !why && !job->held && !guessed && !job->marks &&
 	    print == decision_print(a, job))
 		known->way[print >> 61] = print;
 	release(job);
@@ -519,7 +611,7 @@ static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mn
 		inode_of(job, inode);
 		verdict = decide_job(a, slot, flags);
 	}
-	if (verdict >= AM_HOLD)
+	if (verdict >= AM_HOLD && verdict <= AM_KILL)
 		count(AM_C_BLOCKED);
 	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
 		kill_current();

@@ -63,6 +63,10 @@ enum am_reason {
 	AM_RESOLVER = 11, /* a resolver's port, which agents reach by port 53 alone: denied */
 	AM_DEVICE = 12, /* a device node is made: severest verdict of create */
 	AM_ROUTED = 13, /* the packet would go to another host first: severest verdict of send */
+	AM_APPROVED = 14, /* it was held, and somebody let it go on */
+	AM_REFUSED = 15, /* it was held, and somebody said no, or nobody answered in time */
+	AM_NOT_PARKED = 16, /* it was to be held, and nobody came to freeze it in time: denied */
+	AM_UNHOLDABLE = 17, /* it cannot wait (io_uring), or too much waits already: denied */
 };
 
 enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };
@@ -111,6 +115,8 @@ struct am_decision {
 	char comm[16];
 	__u32 object_size; /* bytes after this struct */
 	__u32 facts; /* of the acting process and its session, as used in the decision */
+	__u64 held; /* of what is held or was: am_hold_key.object */
+	__u64 same; /* and am_approval_key.what */
 };
 
 #define AM_NO_RULE 0xffff
@@ -137,7 +143,7 @@ struct am_process {
 };
 
 _Static_assert(sizeof(struct am_header) == 40, "am_header");
-_Static_assert(sizeof(struct am_decision) == 104, "am_decision");
+_Static_assert(sizeof(struct am_decision) == 120, "am_decision");
 _Static_assert(sizeof(struct am_address) == 24, "am_address");
 _Static_assert(sizeof(struct am_process) == 80, "am_process");
 

@@ -56,6 +56,27 @@ struct inode {
 	unsigned int i_nlink;
 	__u32 i_generation;
 	void *i_private;
+	__s64 i_size;
+};
+
+struct timespec64 {
+	__s64 tv_sec;
+	long tv_nsec;
+};
+
+/* since Linux 6.11 */
+struct inode___sec {
+	__s64 i_ctime_sec;
+	__u32 i_ctime_nsec;
+};
+
+/* since Linux 6.6 */
+struct inode___mid {
+	struct timespec64 __i_ctime;
+};
+
+struct inode___old {
+	struct timespec64 i_ctime;
 };
 
 struct dentry {
@@ -247,6 +268,8 @@ struct pt_regs {
 	unsigned long dx;
 	unsigned long orig_ax;
 	unsigned long ax;
+	unsigned long ip;
+	unsigned long sp;
 };
 
 struct in6_addr {

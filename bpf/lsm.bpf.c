@@ -61,8 +61,8 @@ static __always_inline int answer(__u32 verdict)
 {
 	int err = 0;
 
-	if (verdict >= AM_HOLD) {
-		err = -EPERM;
+	if (verdict >= AM_HOLD && verdict != AM_LET) {
+		err = verdict == AM_WAITS ? -AM_ERESTARTNOINTR : -EPERM;
 		asm volatile("" : "+r"(err));
 	}
 	return err;
@@ -343,6 +343,7 @@ int BPF_PROG(connect_check, struct socket *sock, struct sockaddr *address, int l
 	struct am_address to = {};
 	struct am_actor a = {};
 	int who = identify(&a);
+	__u32 verdict;
 
 	if (!who)
 		return 0;
@@ -355,7 +356,10 @@ int BPF_PROG(connect_check, struct socket *sock, struct sockaddr *address, int l
 	to.protocol = am_load(struct sock, sock->sk, sk_protocol);
 	if (!a.doomed && asks(&a, &to))
 		return 0; /* connect4, connect6 come next, with this very address */
-	return answer(decide_address(&a, AM_CONNECT, &to, 0));
+	verdict = decide_address(&a, AM_CONNECT, &to, 0);
+	if (verdict == AM_LET && sock->sk)
+		let_pass(sock->sk, &a);
+	return answer(verdict);
 }
 
 /* Control messages that are looked at; more are taken for the worst. */
@@ -437,7 +441,7 @@ int BPF_PROG(send_check, struct socket *sock, struct msghdr *msg, int size)
 	      read_address(&to, msg->msg_name, msg->msg_namelen, family == AM_AF_INET, false))) {
 		if (!read_peer(&to, sk))
 			return 0;
-		flags = AM_F_CONNECTED;
+		flags = AM_F_CONNECTED | (may_pass(sk, &a) ? AM_PASSES : 0);
 		op = AM_CONNECT;
 		if (a.facts)
 			forget_rates(&a);

@@ -75,6 +75,7 @@ struct am_job {
 	struct am_names names;
 	__u64 ino;
 	__u32 dev, igen;
+	__u64 held, same; /* of what waits for an answer, see hold.bpf.h */
 	__u32 off; /* of the path in room, less AM_HEAD */
 	__u32 accept[1 + AM_LANES]; /* rows of the final states, absolute */
 	__u32 below; /* the state after one more slash */
@@ -87,7 +88,7 @@ struct am_job {
 	struct am_bits bits;
 	__u16 rule, reason;
 	__u16 ruled[AM_PATH_OPS]; /* the rule of each operation */
-	__u8 verdict, op, pinned, flags;
+	__u8 verdict, op, pinned, told;
 	char room[AM_ROOM];
 };
 

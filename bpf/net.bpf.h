@@ -58,6 +58,20 @@ struct am_net_record {
 /* What was decided, as one argument of five. */
 #define am_did(op, verdict, flags) ((__u32)(op) << 16 | (verdict) << 8 | (flags))
 
+/* What an answer is about: the rule, the operation and the address. */
+static __always_inline __u64 net_print(const struct am_actor *a, const struct am_address *to,
+				       __u32 op, __u32 rule)
+{
+	__u64 low, high;
+
+	__builtin_memcpy(&high, to->addr, 8);
+	__builtin_memcpy(&low, to->addr + 8, 8);
+	return mix(mix(mix(low + knobs.key) + high) +
+		   ((__u64)a->generation << 32 | (__u32)to->port << 16 | rule) +
+		   ((__u64)to->protocol << 56 | (__u64)op << 48)) |
+	       1;
+}
+
 /* Sends the record unless it is a repeated plain allow. Not inlined: see report_bare(). Returns 0. */
 __noinline int report_net(const struct am_actor *a, const struct am_address *to, __u32 did,
 			  __u32 by)
@@ -70,8 +84,11 @@ __noinline int report_net(const struct am_actor *a, const struct am_address *to,
 		return 0;
 	__builtin_memcpy(&high, to->addr, 8);
 	__builtin_memcpy(&low, to->addr + 8, 8);
-	if (verdict == AM_ALLOW &&
-	    seen_before(a, low ^ (high << 1), to->port, (op << 16) | by >> 16))
+	if (verdict == AM_HOLD || (by & 0xffff) >= AM_APPROVED) {
+		r.d.held = net_print(a, to, op, by >> 16);
+		r.d.same = r.d.held;
+	} else if (verdict == AM_ALLOW &&
+		   seen_before(a, low ^ (high << 1), to->port, (op << 16) | by >> 16))
 		return 0;
 	fill(&r.d, a, sizeof(*to));
 	r.d.op = op;
@@ -80,7 +97,7 @@ __noinline int report_net(const struct am_actor *a, const struct am_address *to,
 	r.d.reason = by & 0xffff;
 	r.d.flags = (did & 0xff) | unsure_flag(a);
 	r.to = *to;
-	send_record(&r, sizeof(r), verdict > AM_ALLOW);
+	send_record(&r, sizeof(r), verdict > AM_ALLOW || r.d.held);
 	return 0;
 }
 
@@ -190,6 +207,23 @@ __noinline int decide_net(const struct am_actor *a, __u32 op, const struct am_ad
 		rule = AM_NO_RULE;
 		reason = AM_RESOLVER;
 	}
+	if (verdict == AM_HOLD && flags & AM_PASSES) {
+		verdict = AM_ALLOW;
+	} else if (verdict == AM_HOLD && reason <= AM_BY_DEFAULT &&
+		   (AM_TIER == AM_TIER_LSM || op == AM_CONNECT || op == AM_SEND)) {
+		__u64 print = net_print(a, to, op, rule);
+		int said = ask(a, print, print);
+
+		verdict = said & 0xff;
+		if (verdict == AM_HOLD) {
+			if (said & AM_ASK_NEW)
+				report_net(a, to, am_did(op, verdict, flags), am_by(rule, reason));
+			return AM_WAITS;
+		}
+		if (am_ask_reason(said))
+			reason = am_ask_reason(said);
+	}
+	flags &= 0xff;
 	if (verdict == AM_KILL ||
 	    (AM_TIER == AM_TIER_REACT && op == AM_LISTEN && verdict >= AM_HOLD))
 		flags |= AM_F_KILLED;
@@ -200,7 +234,7 @@ __noinline int decide_net(const struct am_actor *a, __u32 op, const struct am_ad
 		let_through(a, verdict, rule);
 	if (verdict == AM_KILL)
 		kill_from_net_hook(a);
-	return verdict;
+	return reason == AM_APPROVED ? AM_LET : verdict;
 }
 
 static __always_inline __u32 decide_address(struct am_actor *a, __u32 op,

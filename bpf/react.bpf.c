@@ -333,6 +333,8 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 		if (is_condemned(&k))
 			kill_current();
 	}
+	if (c == CALL_NET && ret == -AM_ERESTARTNOINTR)
+		kick_waiting(t);
 	if (c == CALL_FORK || (c == CALL_NET && ret) || (ret <= 0 && harmless(t, c, ret)))
 		return 0;
 	/* 32-bit calls pass their arguments in the lower halves of bx, cx, dx */
@@ -555,6 +557,7 @@ static __always_inline int judge_address(struct am_actor *a, const struct am_add
 					 __u32 flags)
 {
 	int who = identify(a);
+	__u32 verdict;
 
 	if (!who)
 		return 1;
@@ -564,7 +567,10 @@ static __always_inline int judge_address(struct am_actor *a, const struct am_add
 	}
 	if (!a->doomed && asks(a, to))
 		return AM_ASKS;
-	return decide_address(a, op, to, flags) < AM_HOLD;
+	verdict = decide_address(a, op, to, flags);
+	if (verdict == AM_WAITS)
+		bpf_set_retval(-AM_ERESTARTNOINTR); /* open_exit() sends the signals */
+	return verdict < AM_HOLD || verdict == AM_LET;
 }
 
 #include "sock.bpf.h"

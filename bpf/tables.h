@@ -282,6 +282,31 @@ struct am_proc {
 		args_generation; /* react: what that script's arguments say, under which policy; 0: nobody knows */
 };
 
+/* Whom an answer is for: a thread of a process, and what it is about to do to what. */
+struct am_hold_key {
+	__u64 start_ns; /* of the group leader */
+	__u32 tgid, tid;
+	__u64 object; /* fingerprint of the rule, the operation, the path or address, and what is there; 0: the thread itself */
+};
+
+struct am_held {
+	__u64 asked_ns; /* boot time; of the thread itself: when it was last made to restart its call */
+	__u64 used_ns; /* when it was let through; 0: not yet */
+	__u64 call; /* fingerprint of the system call */
+};
+
+struct am_answer {
+	__u32 verdict; /* AM_HOLD: it is frozen, and nobody has answered yet */
+	__u32 pad;
+	__u64 until_ns; /* boot time */
+};
+
+/* What a session was allowed: the rule, the operation and the path or address, whatever is there. */
+struct am_approval_key {
+	__u64 serial; /* of the session */
+	__u64 what;
+};
+
 /* One counter per site where something is lost, refused for want of room, or cannot be told. */
 enum am_counter {
 	AM_C_DECISIONS,
@@ -322,5 +347,9 @@ _Static_assert(sizeof(struct am_session) == 24, "am_session");
 _Static_assert(sizeof(struct am_proc_key) == 16, "am_proc_key");
 _Static_assert(sizeof(struct am_joined) == 24, "am_joined");
 _Static_assert(sizeof(struct am_proc) == 56, "am_proc");
+_Static_assert(sizeof(struct am_hold_key) == 24, "am_hold_key");
+_Static_assert(sizeof(struct am_held) == 24, "am_held");
+_Static_assert(sizeof(struct am_answer) == 16, "am_answer");
+_Static_assert(sizeof(struct am_approval_key) == 16, "am_approval_key");
 
 #endif

@@ -20,6 +20,7 @@ getent group agentmon >/dev/null || groupadd --system agentmon
 
 mkdir -p /etc/agentmon/policies.d
 install -m 0644 "$here/agentmon.service" /etc/systemd/system/agentmon.service
+install -m 0644 "$here/agentmon-let-go.service" /etc/systemd/system/agentmon-let-go.service
 systemctl daemon-reload
 systemctl enable -q agentmon.service
 systemctl restart agentmon.service

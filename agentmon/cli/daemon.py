@@ -27,12 +27,19 @@ def register(subparsers: Any) -> None:
         """,
     )
     parser.add_argument("--embedded", action="store_true", help="end with the last session (what `run` starts)")
+    parser.add_argument(
+        "--let-go", action="store_true", help="deny what is held and let go on who is frozen; when there is no daemon"
+    )
     parser.add_argument("--ready-fd", type=int, default=-1, metavar="N", help=argparse.SUPPRESS)
     parser.set_defaults(func=handle)
 
 
 def handle(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    from agentmon.daemon.main import serve
+    from agentmon.daemon.main import let_go, serve
 
+    if args.let_go:
+        denied = let_go(config_path(args), required=args.config is not None)
+        print(f"{denied} held action(s) denied; nobody is frozen")
+        return 0
     return serve(config_path(args), required=args.config is not None, embedded=args.embedded, ready_fd=args.ready_fd)

@@ -26,6 +26,8 @@ VERBS = {
     "why": "why",
     "ask": "ask",
     "approvals": "approvals",
+    "approve": "approve",
+    "deny": "deny",
     "answer": "answer",
     "hook": "hook",
     "mcp": "mcp",

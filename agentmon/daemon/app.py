@@ -18,6 +18,7 @@ from agentmon.control.server import Server
 from agentmon.daemon import adoption, enrolment
 from agentmon.daemon.config import Config
 from agentmon.daemon.health import Health, check
+from agentmon.daemon.holding import Holding
 from agentmon.daemon.names import SessionNames
 from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook
@@ -29,16 +30,19 @@ from agentmon.engine import (
     Engine,
     Kill,
     Mismatch,
+    Park,
     Questions,
     Recount,
     Report,
     ResolveScript,
     Session,
+    Settle,
+    Unpark,
 )
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.kernel.monitor import Monitor
-from agentmon.model.operations import is_kept
+from agentmon.model.operations import Action, is_kept
 from agentmon.model.records import Record
 from agentmon.model.text import clean
 
@@ -68,6 +72,7 @@ class Daemon:
         self.states: dict[str, SessionState] = {}
         self.names = SessionNames(self)
         self.questions = Questions()
+        self.holding = Holding(self)
         self.ended: OrderedDict[str, Session] = OrderedDict()
         self.audit = AuditLog(config.daemon.audit)
         verbs = Verbs(self)
@@ -89,6 +94,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         log(self.audit.notice)
         adoption.adopt(self)
+        self.holding.adopt()
         self.check()
         self.server.start()
         loop.add_reader(self.monitor.fileno(), self.drain)
@@ -103,6 +109,8 @@ class Daemon:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), POLL_S)
                 self.drain()
+                self.holding.tick()
+                self.settle()
                 if beat is not None and time.monotonic() - last_beat >= beat:
                     notify("WATCHDOG=1")
                     last_beat = time.monotonic()
@@ -115,6 +123,7 @@ class Daemon:
 
     def _end(self) -> None:
         self.drain()
+        self.holding.end("the daemon was stopped")
         # First the socket: whoever finds none starts a daemon of its own, which then finds the pins.
         self.server.stop()
         self.names.end()
@@ -209,6 +218,12 @@ class Daemon:
             case Mismatch(record, message):
                 self._records.append(record)
                 log(f"{record.session}: {message}")
+            case Park(waiter):
+                self.holding.park(waiter)
+            case Settle(waiters, action):
+                self.holding.settle(waiters, action)
+            case Unpark(key):
+                self.holding.ended(key)
             case Recount():
                 self._recount = True
             case EndSession(session):
@@ -227,7 +242,9 @@ class Daemon:
             self.ended.popitem(last=False)
 
     def release(self, session: Session, how: str) -> None:
-        """End a session whose processes run on."""
+        """End a session whose processes run on; what was held goes on too: there is no rule any more."""
+        for question in self.engine.holds.closed(session.slot):
+            self.holding.settle(tuple(question.waiters), Action.ALLOW)
         self.monitor.close_session(session.slot)
         self.remember(session)
         self.execute_all(self.engine.close(session.slot, time.time_ns(), how))
@@ -239,6 +256,7 @@ class Daemon:
         self.release(session, "refused")
 
     def _close(self, session: Session) -> None:
+        self.engine.holds.closed(session.slot)
         self.monitor.close_session(session.slot)
         self.remember(session)
         self._forget(session.id)

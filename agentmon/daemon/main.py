@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agentmon.control.client import reachable
+from agentmon.daemon import warden
 from agentmon.daemon.app import Daemon
 from agentmon.daemon.config import PATH, Config, load
 from agentmon.errors import AgentmonError, NotSupportedError
@@ -53,6 +54,15 @@ def serve(config_path: Path = PATH, *, required: bool = False, embedded: bool = 
     finally:
         starting.withdraw(config.daemon.state)
         os.close(lock)
+
+
+def let_go(config_path: Path = PATH, *, required: bool = False) -> int:
+    """Deny what is held and let go on who is frozen. Returns how many were denied. Raises `AgentmonError`."""
+    config = load(config_path, required=required)
+    if reachable(config.daemon.socket):
+        raise AgentmonError("a daemon runs, and sees to what is held: use `agentmon approvals` and `agentmon deny`")
+    pins = config.daemon.pins
+    return sum(warden.let_go(build, warden.lot_name(pins)) for build in sorted(pins.glob("*")) or [pins])
 
 
 def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:

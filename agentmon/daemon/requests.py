@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -67,6 +67,25 @@ class Reload(Request):
     """Only say what would change."""
 
 
+class Approve(Request):
+    """Let what is held go on."""
+
+    approval: str = Field(max_length=32)
+    """The question's id."""
+    scope: Literal["once", "session"] = "once"
+    """This very action, or the same by anybody of the session."""
+    for_s: float | None = Field(default=None, gt=0, le=31 * 86400)
+    """`session`: no longer than that."""
+
+
+class Deny(Request):
+    """Refuse what is held."""
+
+    approval: str = Field(max_length=32)
+    """The question's id."""
+    reason: str = Field(default="", max_length=400)
+
+
 class Summary(Request):
     """What was blocked in a session, also shortly after its end."""
 
@@ -113,7 +132,7 @@ class Asked(Request):
 
 
 class Approvals(Request):
-    """What waits for somebody outside: questions, for now."""
+    """What waits for somebody outside: what is held, and questions."""
 
     all: bool = False
     """With those that have an answer."""
@@ -141,6 +160,8 @@ VERBS: dict[str, tuple[type[Request], bool, bool]] = {
     "asked": (Asked, True, False),
     "approvals": (Approvals, False, False),
     "answer": (Answer, False, False),
+    "approve": (Approve, False, False),
+    "deny": (Deny, False, False),
     "enroll": (Enroll, False, False),
     "watch": (Watch, False, False),
     "doctor": (Doctor, False, False),

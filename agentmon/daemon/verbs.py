@@ -12,13 +12,16 @@ from agentmon.control.protocol import Peer, RefusedError
 from agentmon.control.server import Connection
 from agentmon.daemon import enrolment
 from agentmon.daemon import reload as reloading
+from agentmon.daemon.answering import Held
 from agentmon.daemon.callers import Caller, Callers
 from agentmon.daemon.requests import (
     Answer,
     Approvals,
+    Approve,
     Ask,
     Asked,
     Bookmark,
+    Deny,
     Doctor,
     Enroll,
     Ping,
@@ -56,6 +59,7 @@ class Verbs:
         self._daemon = daemon
         self._callers = Callers(daemon)
         self._told = Told(daemon)
+        self._held = Held(daemon)
         self.opened = self._callers.opened
 
     def handle(self, connection: Connection, peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +95,10 @@ class Verbs:
                 return self._risk(caller.peer, request)
             case Summary():
                 return self._summary(caller, request)
+            case Approve():
+                return self._held.approve(caller, request)
+            case Deny():
+                return self._held.deny(caller, request)
             case Watch():
                 return self._watch(connection, caller, request)
             case Why():
@@ -102,7 +110,7 @@ class Verbs:
             case Asked():
                 return self._told.asked(caller, request)
             case Approvals():
-                return self._told.approvals(caller, request)
+                return {**self._told.approvals(caller, request), "approvals": self._held.waiting(caller)}
             case Answer():
                 return self._told.answer(caller, request)
             case Doctor():
@@ -290,7 +298,7 @@ class Verbs:
 def _is_news(record: Record) -> bool:
     if record.kind == "decision":
         return (record.blocked or bool(record.would)) and "quiet" not in record.flags
-    return record.kind in ("session", "name", "mismatch", "daemon")
+    return record.kind in ("session", "name", "mismatch", "daemon", "approval")
 
 
 def _session(session: Session) -> dict[str, Any]:

@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The core without clock, socket or kernel: events in, commands out."""
 
-from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Recount, Report, ResolveScript
+from agentmon.engine.commands import (
+    Command,
+    EndSession,
+    Kill,
+    Mismatch,
+    Park,
+    Recount,
+    Report,
+    ResolveScript,
+    Settle,
+    Unpark,
+)
 from agentmon.engine.core import Engine
 from agentmon.engine.questions import Question, Questions
 from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View
@@ -15,6 +26,7 @@ __all__ = [
     "Judgement",
     "Kill",
     "Mismatch",
+    "Park",
     "Process",
     "Question",
     "Questions",
@@ -22,5 +34,7 @@ __all__ = [
     "Report",
     "ResolveScript",
     "Session",
+    "Settle",
+    "Unpark",
     "View",
 ]

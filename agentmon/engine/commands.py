@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentmon.engine.holds import Waiter
 from agentmon.engine.sessions import Session
 from agentmon.model.events import Decision, ProcessKey
+from agentmon.model.operations import Action
 from agentmon.model.records import Record
 
 
@@ -53,4 +55,26 @@ class EndSession:
     session: Session
 
 
-Command = Report | Mismatch | Kill | ResolveScript | Recount | EndSession
+@dataclass(frozen=True, slots=True)
+class Park:
+    """A thread restarts its call until there is an answer: freeze its process."""
+
+    waiter: Waiter
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Tell the kernel what was decided of these waiters; processes that wait for nothing else go on."""
+
+    waiters: tuple[Waiter, ...]
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Unpark:
+    """A process that was held has ended."""
+
+    process: ProcessKey
+
+
+Command = Park | Settle | Unpark | Report | Mismatch | Kill | ResolveScript | Recount | EndSession

@@ -11,7 +11,19 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from agentmon.engine.commands import Command, EndSession, Kill, Mismatch, Recount, Report, ResolveScript
+from agentmon.engine.commands import (
+    Command,
+    EndSession,
+    Kill,
+    Mismatch,
+    Park,
+    Recount,
+    Report,
+    ResolveScript,
+    Settle,
+    Unpark,
+)
+from agentmon.engine.holds import Approval, Holds, Waiter
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason
@@ -23,6 +35,7 @@ _SCRIPT = int(Flag.SCRIPT)
 _SCRIPT_OR_PINNED = int(Flag.SCRIPT | Flag.PINNED)
 _UNSURE = int(Flag.UNSURE)
 _DENY = int(Action.DENY)
+_HOLD = int(Action.HOLD)
 _CONNECT = int(Operation.CONNECT)
 _EXEC = int(Operation.EXEC)
 
@@ -42,6 +55,10 @@ REASONS: Mapping[int, str] = {
     Reason.DEVICE: "a device node is another name of a device that rules know by its usual one",
     Reason.ROUTED: "a source route leads the packet over a host that is not judged",
     Reason.RESOLVER: "names are asked for at port 53, of any server",
+    Reason.APPROVED: "approved",
+    Reason.REFUSED: "refused",
+    Reason.NOT_PARKED: "it was to be held, and the daemon did not come to freeze it",
+    Reason.UNHOLDABLE: "it was to be held, and cannot wait",
 }
 
 #: Ended processes remembered, so that a message sent by one of them is not taken for an outsider's.
@@ -55,6 +72,7 @@ class Engine:
     def __init__(self) -> None:
         self._sessions: dict[int, Session] = {}
         self._exits: dict[int, tuple[str, int]] = {}  # pid -> session and time, oldest first
+        self.holds = Holds()
         self.mismatches = 0
         self.unattributed = 0
 
@@ -123,6 +141,8 @@ class Engine:
         for session in list(self._sessions.values()):
             for key in [k for k in session.processes if alive.get(k) != session.slot]:
                 del session.processes[key]
+                if self.holds.ended(key):
+                    commands.append(Unpark(key))
             for key, slot in alive.items():
                 if slot == session.slot and key not in session.processes:
                     session.processes[key] = Process(key, 0, -1, "?")
@@ -172,6 +192,12 @@ class Engine:
             reason = REASONS[event.reason]
             if event.facts & view.over and event.reason == Reason.DEFAULT and verdict >= _DENY:
                 reason = _used_up(session, view, event) or reason
+        if verdict == _HOLD:
+            if event.held:
+                return self._held(event, session, text, rule_id, reason, now_ns)
+            verdict = Action.DENY  # it has no object to be asked about, or cannot wait here
+        elif event.held:
+            reason = self.holds.why.get(event.held, reason)
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
         if flags & _SCRIPT and not verdict >= _DENY:
             return [ResolveScript(event)]
@@ -203,6 +229,40 @@ class Engine:
             if expected.action != verdict and not (rule in view.by_name and rule < expected.rule):
                 commands.append(self._mismatch(record, expected.action, expected.rule, view))
         return commands
+
+    # -- what is held -----------------------------------------------------------------------------------------
+
+    def _held(self, event: Decision, session: Session, text: str, rule: str, reason: str, now_ns: int) -> list[Command]:
+        word = _OPERATION[event.operation]
+        heard = self.holds.asked(event, session.id, word, text, rule, reason, now_ns)
+        waiter = Waiter(event.process, event.tid, event.held)
+        if heard.approval is None:
+            self.holds.why[event.held] = heard.refused
+            return [Settle((waiter,), Action.DENY)]
+        commands: list[Command] = [Park(waiter)]
+        if heard.new:
+            commands.append(Report(_asked(heard.approval, event.process)))
+        return commands
+
+    def decide(self, approval: Approval, action: Action, how: str, now_ns: int) -> list[Command]:
+        """Somebody answered (or nobody did): `how` is for people."""
+        waiters = tuple(self.holds.answer(approval))
+        for waiter in waiters:
+            self.holds.why[waiter.held] = how
+        record = _asked(approval, waiters[0].process if waiters else ProcessKey(0, 0))
+        return [
+            Settle(waiters, action),
+            Report(record._replace(time_ns=now_ns, verdict=action.word, detail=f"{approval.id} {how}")),
+        ]
+
+    def expire(self, now_ns: int) -> list[Command]:
+        """What nobody answered in time is denied."""
+        minutes = self.holds.timeout_ns / 60e9
+        return [
+            command
+            for approval in self.holds.expired(now_ns)
+            for command in self.decide(approval, Action.DENY, f"nobody answered in {minutes:g} min", now_ns)
+        ]
 
     def _blocked(self, session: Session, event: Decision, record: Record) -> None:
         if "quiet" not in record.flags:  # else expected, not news
@@ -270,6 +330,8 @@ class Engine:
             self._remember_exit(key.pid, session.id, now_ns)
             record = record._replace(detail=_ended(event.exit_code))
             commands: list[Command] = [Report(record)]
+            if self.holds.ended(key):
+                commands.append(Unpark(key))
             if not processes:
                 # not yet the end: a child whose record was lost would run on unfenced
                 commands.append(Recount())
@@ -304,6 +366,14 @@ class Engine:
             now_ns, "session", session.id, uid=session.uid, operation=how,
             detail=f"policy {session.policy}, {session.decisions} decisions, {session.blocked} blocked",
         )  # fmt: skip
+
+
+def _asked(approval: Approval, key: ProcessKey) -> Record:
+    detail = f"{approval.id} changed while held" if approval.changed else approval.id
+    return Record(
+        approval.asked_ns, "approval", approval.session, key.pid, key.start_ns, approval.uid, approval.comm,
+        approval.operation, approval.object, "hold", approval.rule, approval.reason, detail=detail,
+    )  # fmt: skip
 
 
 def _facts(judge: Judge, event: Decision) -> int:

@@ -85,6 +85,25 @@ def executable(pid: int) -> bytes | None:
     return path.removesuffix(b" (deleted)") if path else None
 
 
+def command_line(pid: int) -> list[str]:
+    """Its arguments, as it shows them now; empty when it is gone."""
+    try:
+        text = _read(pid, "cmdline")
+    except ProcessLookupError:
+        return []
+    return text.rstrip("\0").split("\0") if text else []
+
+
+def parents(pid: int, most: int = 8) -> list[str]:
+    """Its ancestors as they are now, the nearest first: ``PID PROGRAM``."""
+    found: list[str] = []
+    with contextlib.suppress(ProcessLookupError):
+        while len(found) < most and (pid := stat(pid).ppid) > 1:
+            program = executable(pid)
+            found.append(f"{pid} {program.decode(errors='replace') if program else stat(pid).comm}")
+    return found
+
+
 def is_alive(key: ProcessKey) -> bool:
     """Whether this very process, not one that reuses its PID, still exists (a zombie does not count)."""
     try:

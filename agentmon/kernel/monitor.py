@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from agentmon.errors import KernelError
 from agentmon.kernel import host, objects, wire
+from agentmon.kernel.answers import MAPS, Answers
 from agentmon.kernel.grants import Grants
 from agentmon.kernel.libbpf import missed_runs
 from agentmon.kernel.ring import Ring
@@ -44,7 +45,7 @@ COUNTERS = (
 
 _MAPS = (
     "arena", "policies", "accepts", "lists", "net", "pins", "users", "clocks", "wants", "effects", "marked",
-    "lineages", "granted", "doors", "sessions", "procs", "marks", "events", "counters",
+    "lineages", "granted", "doors", "sessions", "procs", "marks", "events", "counters", *MAPS,
 )  # fmt: skip
 
 
@@ -97,6 +98,7 @@ class Monitor:
         self._newborn = self._maps.get("newborn")
         self.tables = Tables(self._maps)
         self.grants = Grants(self._maps["granted"])
+        self.answers = Answers(*(self._maps[name] for name in MAPS))
         self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
         self._serial = max((s.serial for s in self._session_values().values()), default=0)
 
@@ -200,6 +202,7 @@ class Monitor:
         if was.dns_port:
             self._maps["doors"].delete(U32.pack(was.dns_port))
         self.grants.forget(was.serial)
+        self.answers.forget_session(was.serial)
         self._forget_marks(slot)
         for _ in range(20):
             if not any(state.session == slot for _, state in self._process_items()):

@@ -14,7 +14,7 @@ KIND_DECISION = 1
 KIND_PROCESS = 2
 
 HEADER = struct.Struct("=HHIQIIQII")
-DECISION = struct.Struct("=BBBBHHIIQQII16sII")
+DECISION = struct.Struct("=BBBBHHIIQQII16sIIQQ")
 ADDRESS = struct.Struct("=HHB3x16s")
 PROCESS = struct.Struct("=IIiIQ16s")
 
@@ -51,7 +51,7 @@ def decode(record: bytes) -> Event:
 
 
 def _decision(record: bytes, time_ns: int, key: ProcessKey, tid: int, session: int, generation: int) -> Decision:
-    op, verdict, tier, flags, rule, reason, ppid, uid, tags, ino, dev, igen, comm, object_size, facts = (
+    op, verdict, tier, flags, rule, reason, ppid, uid, tags, ino, dev, igen, comm, object_size, facts, held, same = (
         DECISION.unpack_from(record, HEADER.size)
     )
     if _DECISION_BYTES + object_size != len(record):
@@ -65,7 +65,7 @@ def _decision(record: bytes, time_ns: int, key: ProcessKey, tid: int, session: i
         what = Address(family, packed, port, protocol)
     return Decision(
         time_ns, key, tid, ppid, uid, _text(comm), session, generation, operation, _ACTIONS[verdict],
-        _TIERS[tier], _FLAGS[flags], rule, _REASONS[reason], tags, (dev, ino, igen), what, facts,
+        _TIERS[tier], _FLAGS[flags], rule, _REASONS[reason], tags, (dev, ino, igen), what, facts, held, same,
     )  # fmt: skip
 
 

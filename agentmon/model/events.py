@@ -69,6 +69,9 @@ class Decision:
     inode: tuple[int, int, int]  # device (kernel form), inode, generation
     object: bytes | Address
     facts: int = 0
+    #: Of what is held, or was: what an answer is for, and what an approval for the session covers. 0: neither.
+    held: int = 0
+    same: int = 0
 
 
 class What(enum.IntEnum):

@@ -77,6 +77,18 @@ GUARDED = (
     Operation.ANON_EXEC,
 )
 
+#: What can wait for an answer in the kernel, before it happens (LSM tier; of the others see `HELD`).
+HOLDABLE = (
+    Operation.EXEC,
+    Operation.READ,
+    Operation.WRITE,
+    Operation.CREATE,
+    *PART_OF_WRITE,
+    Operation.UNIX,
+    Operation.CONNECT,
+    Operation.SEND,
+)
+
 #: Operations that a policy can name; the others are reserved words.
 OPERATIONS = (
     Operation.EXEC,
@@ -130,6 +142,10 @@ class Reason(enum.IntEnum):
     RESOLVER = 11
     DEVICE = 12
     ROUTED = 13
+    APPROVED = 14
+    REFUSED = 15
+    NOT_PARKED = 16
+    UNHOLDABLE = 17
 
 
 class Tier(enum.IntEnum):
@@ -150,6 +166,10 @@ CLAIMED = {
     Tier.LSM: OPERATIONS,
     Tier.REACT: tuple(o for o in OPERATIONS if o not in (*PART_OF_WRITE, *DETECTED[Tier.REACT])),
 }
+
+
+#: What each tier can hold; the rest of `HOLDABLE` is denied instead.
+HELD = {Tier.LSM: HOLDABLE, Tier.REACT: (Operation.CONNECT, Operation.SEND)}
 
 
 class Posture(enum.StrEnum):

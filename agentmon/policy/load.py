@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from agentmon.errors import NoPolicyError, PolicyError
-from agentmon.model.operations import Action, Operation
+from agentmon.model.operations import HOLDABLE, Action, Operation
 from agentmon.model.text import clean
 from agentmon.policy import schema
 from agentmon.policy.glob import did_you_mean
@@ -246,6 +246,8 @@ def _defaults(source: Source, complaints: Complaints) -> dict[Operation, Action]
             complaints.add(source.place(("default", word)), action)
         if not isinstance(operation, str) and not isinstance(action, str):
             said[operation] = action
+            if action is Action.HOLD and operation not in HOLDABLE:
+                complaints.add(source.place(("default", word)), f"`{operation.word}` cannot be held: deny it")
     if Operation.CONNECT in said:
         said.setdefault(Operation.SEND, said[Operation.CONNECT])
     return said

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from agentmon.model.conditions import Risk
-from agentmon.model.operations import Action, Operation
+from agentmon.model.operations import HOLDABLE, Action, Operation
 from agentmon.policy import schema
 from agentmon.policy.arguments import MAX_WORDS, parse_argument
 from agentmon.policy.glob import GlobError, parse
@@ -68,6 +68,8 @@ class _RuleBuilder:
             paths, exe = paths + exe, ()
             except_paths, except_exe = except_paths + except_exe, ()
         argv, except_argv = self._argv("argv"), self._argv("except", "argv")
+        if action is Action.HOLD:
+            self._check_holdable(operations)
         parent, except_parent = self._patterns("parent"), self._patterns("except", "parent")
         users, except_users = self._users("user"), self._users("except", "user")
         risk, except_risk = self._risk("when"), self._risk("except")
@@ -123,6 +125,12 @@ class _RuleBuilder:
         if not self.model.on:
             self._complain("`on` names no operation; add one, such as `on: read`", "on")
         return tuple(sorted(found))
+
+    def _check_holdable(self, operations: Iterable[Operation]) -> None:
+        if other := next((o for o in operations if o not in HOLDABLE), None):
+            self._complain(f"`{other.word}` cannot be held: deny it, or write a rule of its own", "action")
+        if self.model.argv is not None or self.model.carve.argv is not None:
+            self._complain("what is held cannot be told by its arguments yet: deny it, or leave `argv` out", "action")
 
     def _check_objects(self, operations: Iterable[Operation]) -> None:
         """Each kind of object needs operations that have it: a key that never applies is a mistake."""

@@ -26,7 +26,7 @@ LATER_KEYS: Final[Mapping[str, str]] = {
 }
 OPERATION_WORDS: Final = tuple(o.word for o in OPERATIONS)
 MODE_WORDS: Final = ("enforce", "observe")
-ACTION_WORDS: Final = tuple(a.word for a in Action if a is not Action.HOLD)
+ACTION_WORDS: Final = tuple(a.word for a in Action)
 
 MAX_PROSE: Final = 2_000
 
@@ -299,8 +299,6 @@ def action(word: str) -> Action | str:
     """The action of that name, or what is wrong with it."""
     if word in ACTION_WORDS:
         return Action[word.upper()]
-    if word == "hold":
-        return "action `hold` is not supported yet; use `deny`"
     return f"unknown action `{word}`{did_you_mean(word, ACTION_WORDS)}"
 
 

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agentmon deny``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from agentmon.cli.common import add_json, add_verb, connect, print_json
+
+
+def register(subparsers: Any) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        subparsers,
+        "deny",
+        "refuse what is held",
+        """
+        Deny a held action: it fails with EPERM, and the reason is recorded.
+        """,
+        """
+        agentmon deny a-3
+        agentmon deny a-3 --reason "not before the review"
+        """,
+    )
+    parser.add_argument("id", metavar="ID", help="from `agentmon approvals`")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="what is recorded, and told to the agent")
+    add_json(parser)
+    parser.set_defaults(func=handle)
+
+
+def handle(args: argparse.Namespace) -> int:
+    """Tell the daemon."""
+    with connect(args) as client:
+        reply = client.call("deny", approval=args.id, reason=args.reason)
+    if args.json:
+        print_json({"id": reply["approval"], "session": reply["session"], "answer": reply["answer"]})
+    else:
+        print(f"{reply['id']} of {reply['session']} denied")
+    return 0

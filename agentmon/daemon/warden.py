@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever is frozen must not stay so when the daemon is gone for good: denies what is held, and lets all go on.
+
+A process of its own, started with the first that is held. It reads from a pipe that the daemon holds: its end is the
+daemon's death. If no other has come some time later, it does what the daemon cannot do any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+from agentmon.errors import AgentmonError
+from agentmon.host.parking import empty, lots
+from agentmon.kernel.answers import MAPS, Answers
+from agentmon.kernel.host import cgroup2_root
+from agentmon.kernel.tables import open_maps
+from agentmon.model.operations import Action
+
+#: How long the next daemon may take to come.
+GRACE_S = 30.0
+
+
+def lot_name(pins: Path) -> str:
+    """Of the frozen cgroups of a daemon: two of one host are told apart by where they pin."""
+    return f"agentmon-held-{zlib.crc32(os.fsencode(pins)):08x}"
+
+
+def start(pins: Path, state: Path, lot: str) -> subprocess.Popen[bytes]:
+    """A warden of the daemon that calls; `pins`: the directory of its build."""
+    words = [sys.executable, "-m", "agentmon.daemon.warden", os.fspath(pins), os.fspath(state), lot]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def let_go(pins: Path, lot: str) -> int:
+    """Deny what is held, and let go on who is frozen. Returns how many questions were denied."""
+    denied = 0
+    with contextlib.suppress(AgentmonError):  # no pins: nothing is held any more
+        answers = Answers(*open_maps(pins / "maps", MAPS).values())
+        for process, tid, held in list(answers.waiting()):
+            answers.put(process, tid, held, Action.DENY)
+            denied += 1
+    for where in lots(cgroup2_root(), lot):
+        empty(where)
+    return denied
+
+
+def main(pins: str, state: str, lot: str) -> None:
+    """Wait for the daemon's end; then for the next one."""
+    sys.stdin.buffer.read()
+    deadline = time.monotonic() + GRACE_S
+    with open(Path(state, "lock"), "rb") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # it takes over what was held
+            if time.monotonic() > deadline:
+                let_go(Path(pins), lot)  # while nobody else may come
+                return
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What waits for an answer. Sans-IO, as the engine is: approvals and answers in, commands out.
+
+A *waiter* is a thread that the kernel makes restart its call until there is an answer. A *approval* is what people
+see: all waiters of a session that want the same (one rule, operation, object) are one approval.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from agentmon.model.events import Decision, ProcessKey
+
+#: Questions of one session that may be open at once, and asked within `BURST_NS`; what is beyond is denied.
+OPEN_EACH = 16
+BURST = 60
+BURST_NS = 60_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A thread of a process, and the fingerprint of what it was about to do (``struct am_hold_key``)."""
+
+    process: ProcessKey
+    tid: int
+    held: int
+
+
+@dataclass(slots=True)
+class Approval:
+    """One thing that somebody has to decide."""
+
+    id: str
+    session: str
+    slot: int
+    operation: str
+    object: str
+    rule: str
+    reason: str
+    comm: str
+    uid: int
+    asked_ns: int  # wall clock
+    deadline_ns: int
+    same: int  # what an approval for the session covers
+    waiters: list[Waiter] = field(default_factory=list)
+    changed: bool = False  # asked again: what was shown before is not what is there now
+
+
+@dataclass(slots=True)
+class _Asked:
+    """How often a session asked lately."""
+
+    times: deque[int] = field(default_factory=deque)
+
+    def too_often(self, now_ns: int) -> bool:
+        while self.times and now_ns - self.times[0] > BURST_NS:
+            self.times.popleft()
+        self.times.append(now_ns)
+        return len(self.times) > BURST
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of a held decision: its approval, or why there is none."""
+
+    approval: Approval | None
+    new: bool = False
+    changed: bool = False
+    refused: str = ""
+
+
+class Reasons(dict[int, str]):
+    """Why the kernel was told what it was told, by what was held; the latest."""
+
+    KEPT = 4096
+
+    def __setitem__(self, held: int, why: str) -> None:
+        super().__setitem__(held, why)
+        if len(self) > self.KEPT:
+            del self[next(iter(self))]
+
+
+class Holds:
+    """The open approvals of all sessions."""
+
+    def __init__(self, timeout_s: float = 600.0) -> None:
+        self.timeout_ns = int(timeout_s * 1e9)
+        self._open: dict[str, Approval] = {}
+        self._by_waiter: dict[tuple[ProcessKey, int], Approval] = {}
+        self._lately: dict[int, _Asked] = {}
+        self._held: set[ProcessKey] = set()
+        self.why = Reasons()
+        self._number = 0
+
+    @property
+    def open(self) -> Sequence[Approval]:
+        """Oldest first."""
+        return list(self._open.values())
+
+    def find(self, question_id: str) -> Approval | None:
+        """The open approval of this id."""
+        return self._open.get(question_id)
+
+    def of(self, process: ProcessKey) -> list[Approval]:
+        """The open approvals that a process waits for."""
+        return [q for q in self._open.values() if any(w.process == process for w in q.waiters)]
+
+    def asked(
+        self, event: Decision, session: str, operation: str, object_: str, rule: str, reason: str, now_ns: int
+    ) -> Heard:
+        """The kernel holds a thread. Folds it into the session's open approval if that is the same."""
+        waiter = Waiter(event.process, event.tid, event.held)
+        self._held.add(event.process)
+        before = self._by_waiter.get((waiter.process, waiter.tid))
+        changed = before is not None and before.same == event.same
+        if before is not None:
+            self._leave(before, waiter)
+        for approval in self._open.values():
+            if approval.slot == event.session and approval.same == event.same:
+                same_object = all(other.held == waiter.held for other in approval.waiters)
+                if same_object:
+                    approval.waiters.append(waiter)
+                    self._by_waiter[waiter.process, waiter.tid] = approval
+                    return Heard(approval)
+        lately = self._lately.setdefault(event.session, _Asked())
+        if sum(q.slot == event.session for q in self._open.values()) >= OPEN_EACH:
+            return Heard(None, refused=f"{OPEN_EACH} approvals of this session wait already")
+        if lately.too_often(now_ns):
+            return Heard(None, refused=f"this session asked more than {BURST} approvals in a minute")
+        self._number += 1
+        approval = Approval(
+            f"a-{self._number}", session, event.session, operation, object_, rule, reason, event.comm, event.uid,
+            now_ns, now_ns + self.timeout_ns, event.same, [waiter], changed,
+        )  # fmt: skip
+        self._open[approval.id] = approval
+        self._by_waiter[waiter.process, waiter.tid] = approval
+        return Heard(approval, new=True, changed=changed)
+
+    def answer(self, approval: Approval) -> list[Waiter]:
+        """It is decided: whom to tell."""
+        self._open.pop(approval.id, None)
+        for waiter in approval.waiters:
+            self._by_waiter.pop((waiter.process, waiter.tid), None)
+        return approval.waiters
+
+    def resume(self, approval: Approval) -> None:
+        """It was asked by an earlier daemon."""
+        self._open[approval.id] = approval
+        for waiter in approval.waiters:
+            self._by_waiter[waiter.process, waiter.tid] = approval
+            self._held.add(waiter.process)
+        self._number = max(self._number, int(approval.id.partition("-")[2]))
+
+    def expired(self, now_ns: int) -> list[Approval]:
+        """Those that nobody answered in time."""
+        return [q for q in self._open.values() if q.deadline_ns <= now_ns]
+
+    def ended(self, process: ProcessKey) -> bool:
+        """A process is gone. Returns whether it was ever held."""
+        for approval in self.of(process):
+            for waiter in [w for w in approval.waiters if w.process == process]:
+                self._leave(approval, waiter)
+        known = process in self._held
+        self._held.discard(process)
+        return known
+
+    def closed(self, slot: int) -> list[Approval]:
+        """A session has ended."""
+        self._lately.pop(slot, None)
+        return self._drop(q for q in self._open.values() if q.slot == slot)
+
+    def _drop(self, approvals: Iterable[Approval]) -> list[Approval]:
+        dropped = list(approvals)
+        for approval in dropped:
+            self.answer(approval)
+        return dropped
+
+    def _leave(self, approval: Approval, waiter: Waiter) -> None:
+        approval.waiters = [w for w in approval.waiters if (w.process, w.tid) != (waiter.process, waiter.tid)]
+        self._by_waiter.pop((waiter.process, waiter.tid), None)
+        if not approval.waiters:
+            self._open.pop(approval.id, None)
