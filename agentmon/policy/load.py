@@ -247,7 +247,7 @@ def _defaults(source: Source, complaints: Complaints) -> dict[Operation, Action]
         if not isinstance(operation, str) and not isinstance(action, str):
             said[operation] = action
             if action is Action.HOLD and operation not in HOLDABLE:
-                complaints.add(source.place(("default", word)), f"`{operation.word}` cannot be held: deny it")
+                complaints.add(source.place(("default", word)), f"`{operation.word}` cannot be held; deny it")
     if Operation.CONNECT in said:
         said.setdefault(Operation.SEND, said[Operation.CONNECT])
     return said

@@ -152,12 +152,12 @@ def test_constants_are_those_of_the_headers() -> None:
 def decision(obj: bytes = b"/etc/shadow", **change: int) -> bytes:
     """A record as the kernel writes it."""
     f = {"version": 1, "kind": 1, "op": 1, "verdict": 3, "tier": 1, "flags": 0, "rule": 7, "reason": 0} | change
-    size = f.get("size", 104 + len(obj))
+    size = f.get("size", 120 + len(obj))
     head = struct.pack("=HHIQIIQII", f["version"], f["kind"], size, 11, 12, 13, 14, 15, 16)
     body = struct.pack(
-        "=BBBBHHIIQQII16sII",
+        "=BBBBHHIIQQII16sIIQQ",
         *(f[n] for n in ("op", "verdict", "tier", "flags", "rule", "reason")),
-        *(21, 22, 23, 24, 25, 26, b"cat\0rest", f.get("object_size", len(obj)), 0),
+        *(21, 22, 23, 24, 25, 26, b"cat\0rest", f.get("object_size", len(obj)), 0, 31, 32),
     )
     return head + body + obj
 
@@ -165,7 +165,7 @@ def decision(obj: bytes = b"/etc/shadow", **change: int) -> bytes:
 def test_a_decision_is_decoded() -> None:
     assert wire.decode(decision()) == Decision(
         11, ProcessKey(12, 14), 13, 21, 22, "cat", 15, 16, Operation.READ, Action.DENY, Tier.LSM, Flag(0), 7,
-        Reason.RULE, 23, (25, 24, 26), b"/etc/shadow",
+        Reason.RULE, 23, (25, 24, 26), b"/etc/shadow", 0, 31, 32,
     )  # fmt: skip
 
 
@@ -188,14 +188,14 @@ BAD = {
     "empty": (b"", "shorter than its header"),
     "short": (decision()[:39], "of 39 bytes is shorter"),
     "version": (decision(version=2), r"version 2, this program knows 1: restart"),
-    "size": (decision(size=9), "says 9 bytes but has 115"),
+    "size": (decision(size=9), "says 9 bytes but has 131"),
     "kind": (decision(kind=9), "unknown kind 9"),
     "operation": (decision(op=23), "field out of range: 23"),
     "verdict": (decision(verdict=5), "field out of range: 5"),
     "tier": (decision(tier=0), "field out of range: 0"),
     "reason": (decision(reason=99), "field out of range: 99"),
-    "object-long": (decision(object_size=500), "object of 500 bytes but is 115 long"),
-    "object-short": (decision(object_size=1), "object of 1 bytes but is 115 long"),
+    "object-long": (decision(object_size=500), "object of 500 bytes but is 131 long"),
+    "object-short": (decision(object_size=1), "object of 1 bytes but is 131 long"),
     "address-short": (decision(b"12345678", op=Operation.CONNECT), "field out of range"),
     "cut": (decision()[:4] + struct.pack("=I", 60) + decision()[8:60], "field out of range"),
     "what": (

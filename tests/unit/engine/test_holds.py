@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What waits for an answer: what is one approval, what is asked again, and what is too much."""
+
+from __future__ import annotations
+
+from agentmon.engine.holds import BURST, OPEN_EACH, Heard, Holds
+from agentmon.model.events import Decision, Flag, ProcessKey
+from agentmon.model.operations import Action, Operation, Reason, Tier
+
+NOW = 1_000_000_000_000
+
+
+def held(pid: int = 7, tid: int = 0, slot: int = 1, same: int = 5, object_: int = 50) -> Decision:
+    return Decision(
+        0, ProcessKey(pid, 70), tid or pid, 1, 1000, "cat", slot, 1, Operation.READ, Action.HOLD, Tier.LSM, Flag(0), 0,
+        Reason.RULE, 0, (1, 2, 3), b"/secret", 0, object_, same,
+    )  # fmt: skip
+
+
+def ask(holds: Holds, event: Decision, now_ns: int = NOW) -> Heard:
+    return holds.asked(event, f"s-{event.session}", "read", "/secret", "rule", "why", now_ns)
+
+
+def test_the_same_of_one_session_is_one_approval() -> None:
+    holds = Holds()
+    first, second, other = ask(holds, held()), ask(holds, held(pid=8)), ask(holds, held(pid=9, slot=2))
+    assert (first.new, second.new, other.new) == (True, False, True)
+    assert first.approval is second.approval is not other.approval
+    assert first.approval is not None
+    assert [w.process.pid for w in holds.answer(first.approval)] == [7, 8]
+    assert holds.open == [other.approval]
+
+
+def test_what_changed_while_it_was_held_is_another_approval() -> None:
+    holds = Holds()
+    first, again = ask(holds, held()), ask(holds, held(object_=51))
+    assert again.new
+    assert again.changed
+    assert again.approval is not None
+    assert again.approval.changed
+    assert again.approval is not first.approval
+    assert holds.open == [again.approval]  # nobody waits for the first any more
+
+
+def test_a_thread_that_asks_for_something_else_left_what_it_asked_before() -> None:
+    holds = Holds()
+    ask(holds, held(tid=1))
+    ask(holds, held(tid=2))
+    other = ask(holds, held(tid=1, same=6))
+    assert not other.changed
+    assert [[w.tid for w in approval.waiters] for approval in holds.open] == [[2], [1]]
+
+
+def test_a_session_that_asks_too_much_is_refused_and_others_are_not() -> None:
+    holds = Holds()
+    for number in range(OPEN_EACH):
+        assert ask(holds, held(tid=number + 1, same=number)).new
+    refused = ask(holds, held(tid=99, same=99))
+    assert refused.approval is None
+    assert str(OPEN_EACH) in refused.refused
+    assert ask(holds, held(slot=2, tid=100)).new
+
+
+def test_a_session_that_asks_too_often_is_refused_for_a_while() -> None:
+    holds = Holds()
+    for number in range(BURST):
+        heard = ask(holds, held(same=number))
+        assert heard.approval is not None
+        holds.answer(heard.approval)
+    assert "in a minute" in ask(holds, held(same=1000)).refused
+    assert ask(holds, held(same=1000), NOW + 61_000_000_000).new
+
+
+def test_it_expires_when_nobody_answers() -> None:
+    holds = Holds(timeout_s=10)
+    approval = ask(holds, held()).approval
+    assert holds.expired(NOW + 9_000_000_000) == []
+    assert holds.expired(NOW + 10_000_000_000) == [approval]
+
+
+def test_an_ended_process_asks_nothing() -> None:
+    holds = Holds()
+    ask(holds, held())
+    ask(holds, held(pid=8, same=6))
+    assert holds.ended(ProcessKey(7, 70)) is True
+    assert holds.ended(ProcessKey(7, 70)) is False
+    assert [w.process.pid for approval in holds.open for w in approval.waiters] == [8]
+
+
+def test_what_an_earlier_daemon_asked_goes_on_under_its_name() -> None:
+    before, holds = Holds(), Holds()
+    approval = ask(before, held()).approval
+    assert approval is not None
+    holds.resume(approval)
+    later = ask(holds, held(pid=8, same=6)).approval
+    assert later is not None
+    assert [a.id for a in holds.open] == ["a-1", "a-2"]
