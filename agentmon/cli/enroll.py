@@ -82,6 +82,8 @@ def handle(args: argparse.Namespace) -> int:
             f"note: process {orphan['pid']} (`{orphan['comm']}`, {orphan['why']}) may have come from it, "
             "but cannot be attributed: it is not fenced"
         )
+    if reply["unheld"]:
+        say(f"note: this host cannot hold all that the policy holds, and denies it: {', '.join(reply['unheld'])}")
     for pid in reply["unstoppable"]:
         say(f"note: process {pid} did not stop in time; what it holds may have changed while it was looked at")
     if not reply["enforcing"]:

@@ -81,6 +81,8 @@ def handle(args: argparse.Namespace) -> int:
             if not args.allow_blind:
                 raise AgentmonError(f"{message} (to run all the same: --allow-blind)")
             say(f"warning: {message}")
+        if reply["unheld"]:
+            say(f"note: this host cannot hold all that the policy holds, and denies it: {', '.join(reply['unheld'])}")
         close = {finding["fd"]: finding for finding in reply["findings"] if finding["fd"] is not None}
         for fd, finding in sorted(close.items()):
             if fd <= 2:

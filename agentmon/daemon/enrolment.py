@@ -23,9 +23,11 @@ from agentmon.host.holdings import Holding, holdings
 from agentmon.host.tree import Orphan, orphans
 from agentmon.model.conditions import WHATEVER
 from agentmon.model.events import ProcessKey
+from agentmon.model.operations import HELD, OPERATIONS, Action, Tier
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
+    from agentmon.policy.bind import BoundPolicy
 
 
 #: Compiling holds up the whole daemon: this much takes a second at the worst.
@@ -59,6 +61,7 @@ class Enrolled:
     findings: list[Finding]
     orphans: list[Orphan]
     unstoppable: list[ProcessKey]
+    unheld: list[str]  # rules that hold what this tier can only deny
 
 
 def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
@@ -144,7 +147,13 @@ def _mark(
     if not request.waiting:
         refuse_unaccepted(findings, request.accept)
     found = [] if request.waiting else orphans({key.pid for key in keys})
-    return Enrolled(session, keys, findings, found, unstoppable)
+    return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor.tier))
+
+
+def _unheld(bound: BoundPolicy, tier: Tier) -> list[str]:
+    rules = [r.rule.id for r in bound.rules if r.action is Action.HOLD and not r.operations <= set(HELD[tier])]
+    held = [o for o in OPERATIONS if bound.defaults[o] is Action.HOLD and o not in HELD[tier]]
+    return rules + [f"the default of {operation.word}" for operation in held]
 
 
 def _programs(members: list[Process], prepared: Prepared) -> list[tuple[ProcessKey, int, int]]:

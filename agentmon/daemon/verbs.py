@@ -186,6 +186,7 @@ class Verbs:
             "processes": [key.pid for key in done.processes],
             "findings": [finding.as_json() for finding in done.findings],
             "orphans": [{"pid": o.pid, "comm": o.comm, "why": o.why} for o in done.orphans],
+            "unheld": done.unheld,
             "unstoppable": [key.pid for key in done.unstoppable],
         }  # fmt: skip
 

@@ -195,6 +195,21 @@ def test_what_waits_outlives_the_daemon(tmp_path: Path, sink: Sink) -> None:
         running.communicate()
 
 
+def test_nobody_stays_frozen_when_no_daemon_comes_any_more(tmp_path: Path, sink: Sink) -> None:
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
+        daemon = host.start()
+        running = agent(host, policy, CONNECT, sink.port)
+        asked(host)
+        daemon.kill()
+        daemon.wait()
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1\n"
+        assert not sink.heard
+        running.kill()
+        running.communicate()
+
+
 def test_nothing_stays_frozen_when_the_daemon_is_stopped(tmp_path: Path, sink: Sink) -> None:
     with Host(tmp_path) as host:
         policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
@@ -332,3 +347,13 @@ def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, as
     agree(served, running)
     status, out = finish(running)
     assert (status, out.count("as shown")) == (0, 4)
+
+
+@pytest.mark.tier("react")
+def test_what_this_tier_cannot_hold_is_denied_and_said(served: Host, kept: Path, asks: Path) -> None:
+    running = agent(served, asks, f"print(open('{kept}/file').read())")
+    status, out = finish(running)
+    assert status != 0
+    assert "as shown" not in out
+    assert "denies it: kept" in out
+    assert approvals(served) == []
