@@ -62,6 +62,7 @@ def _told(approval: Approval) -> dict[str, Any]:
         "operation": approval.operation, "object": approval.object, "rule": approval.rule,
         "reason": approval.reason, "changed": approval.changed, "asked_ns": approval.asked_ns,
         "deadline_ns": approval.deadline_ns, "waiters": len(approval.waiters),
+        "scope_help": f"{approval.operation} of {approval.object}, by whatever this session runs, until it ends",
         "command": process.command_line(first.pid), "parents": process.parents(first.pid),
     }  # fmt: skip
 

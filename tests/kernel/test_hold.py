@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.support.hosts import Host, wait_for
+from tests.support.terminal import Terminal
 
 
 class Sink:
@@ -136,6 +137,19 @@ def test_an_approval_for_the_session_is_not_asked_for_again(served: Host, sink: 
     running = agent(served, to_sink, CONNECT + CONNECT, sink.port)
     served.agentmon("approve", asked(served)[0]["id"], "--session")
     assert "sent\nsent\n" in finish(running)[1]
+
+
+def test_it_is_approved_in_the_live_view(served: Host, sink: Sink, to_sink: Path) -> None:
+    with Terminal(served.command("top"), served.environment() | {"TERM": "xterm"}, size=(160, 40)) as top:
+        top.until("enforcing")
+        running = agent(served, to_sink, CONNECT, sink.port)
+        top.until(f"127.0.0.1:{sink.port}")
+        top.until("ask first")
+        top.type("\t\t")  # sessions, stream, approvals
+        wait_for(lambda: (time.sleep(0.7), top.type("a"), not approvals(served))[2], "the key to be taken")
+        assert "sent" in finish(running)[1]
+        top.type("q")
+        assert top.ended() == 0
 
 
 def test_sigkill_ends_what_is_held(served: Host, sink: Sink, to_sink: Path) -> None:
