@@ -20,6 +20,7 @@ from agentmon.daemon.config import Config
 from agentmon.daemon.health import Health, check
 from agentmon.daemon.holding import Holding
 from agentmon.daemon.names import SessionNames
+from agentmon.daemon.notifications import Notifications, open_channels
 from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook
 from agentmon.daemon.state import SessionState, StateDirectory
@@ -37,6 +38,7 @@ from agentmon.engine import (
     ResolveScript,
     Session,
     Settle,
+    Tell,
     Unpark,
 )
 from agentmon.errors import KernelError
@@ -61,7 +63,7 @@ class Daemon:
     """Everything that lives as long as the daemon does. `run` returns when it should end."""
 
     def __init__(self, config: Config, monitor: Monitor, *, embedded: bool = False) -> None:
-        """Raises `AgentmonError` when the state directory or the audit log cannot be used."""
+        """Raises `AgentmonError` when the state directory, the audit log or a webhook's secret cannot be used."""
         self.config = config
         self.monitor = monitor
         self.embedded = embedded
@@ -73,6 +75,7 @@ class Daemon:
         self.names = SessionNames(self)
         self.questions = Questions()
         self.holding = Holding(self)
+        self.notifications = Notifications(open_channels(config.notify), log)
         self.ended: OrderedDict[str, Session] = OrderedDict()
         self.audit = AuditLog(config.daemon.audit)
         verbs = Verbs(self)
@@ -222,6 +225,9 @@ class Daemon:
                 self.holding.park(waiter)
             case Settle(waiters, action):
                 self.holding.settle(waiters, action)
+            case Tell(event, approval):
+                owner = self.engine.session(approval.slot)
+                self.notifications.tell(event, approval, owner.uid if owner else approval.uid)
             case Unpark(key):
                 self.holding.ended(key)
             case Recount():

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import difflib
+import pwd
 import re
 import tomllib
 from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agentmon.errors import ConfigError
 
@@ -32,10 +35,62 @@ class DaemonConfig(_Table):
     """Live sessions of one ordinary user."""
 
 
+class NotifyConfig(_Table):
+    """``[notify]``: who is told that something is held."""
+
+    desktop: bool = False
+    """A bubble on the desktop of the session's owner."""
+    webhook: str = ""
+    secret_file: Path | None = None
+    """What the webhook's messages are signed with."""
+    command: tuple[str, ...] = ()
+    """A hook; the message is on its standard input."""
+    command_user: str = ""
+    """Whom it runs as, in place of root."""
+
+    @field_validator("webhook")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        try:
+            url = urlsplit(value)
+            good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            good = False
+        if value and (
+            not good or url.username is not None or not value.isascii() or re.search(r"[\s\x00-\x1f]", value)
+        ):
+            raise ValueError("is no address of a web server; write such as `https://hooks.example.com/agentmon`")
+        return value
+
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and not value[0].startswith("/"):
+            raise ValueError("must start with the absolute path of a program")
+        return value
+
+    @field_validator("command_user")
+    @classmethod
+    def _check_user(cls, value: str) -> str:
+        try:
+            if value:
+                pwd.getpwnam(value)
+        except KeyError:
+            raise ValueError(f"there is no user `{value}`") from None
+        return value
+
+    @model_validator(mode="after")
+    def _check_secret(self) -> Self:
+        if self.webhook and self.secret_file is None:
+            raise ValueError("`webhook` needs a `secret_file`, to sign what it sends")
+        return self
+
+
 class Config(_Table):
     """The whole file."""
 
     daemon: DaemonConfig = DaemonConfig()
+    notify: NotifyConfig = NotifyConfig()
 
 
 def load(path: Path = PATH, *, required: bool = False) -> Config:
@@ -63,15 +118,23 @@ def load(path: Path = PATH, *, required: bool = False) -> Config:
 
 
 def _mistake(path: Path, text: str, location: tuple[int | str, ...], message: str) -> str:
-    key = str(location[-1])
-    line = next(
-        (n for n, line in enumerate(text.splitlines(), 1) if re.match(rf"\s*\[?{re.escape(key)}\b", line)),
-        1,
-    )
+    names = [part for part in location if isinstance(part, str)]
+    table, key = names[0], names[-1]
+    line = _line(text, table, 1)
+    if len(names) > 1:
+        line = _line(text, key, line)
     if message == "Extra inputs are not permitted":
-        known = list(DaemonConfig.model_fields if len(location) > 1 else Config.model_fields)
+        tables: dict[str, type[_Table]] = {"daemon": DaemonConfig, "notify": NotifyConfig}
+        known = list(tables[table].model_fields if len(names) > 1 else Config.model_fields)
         near = difflib.get_close_matches(key, known, 1)
         message = f"unknown key `{key}`" + (f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")
     else:
+        message = message.removeprefix("Value error, ")
         message = f"`{key}`: {message[:1].lower()}{message[1:]}"
     return f"{path}:{line}:1: {message}"
+
+
+def _line(text: str, word: str, first: int) -> int:
+    """Where a table or key stands, from a line on; that line if it is not found."""
+    lines = enumerate(text.splitlines(), 1)
+    return next((n for n, line in lines if n >= first and re.match(rf"\s*\[?{re.escape(word)}\b", line)), first)

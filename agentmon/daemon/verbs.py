@@ -154,6 +154,8 @@ class Verbs:
             "audit_written": daemon.audit.written,
             "audit_lost": daemon.audit.lost,
             "watch_dropped": daemon.server.dropped,
+            "notify_dropped": daemon.notifications.dropped,
+            "notify_failed": daemon.notifications.failed,
             **{f"names_{what}": number for what, number in sorted(daemon.names.counts().items())},
         }
 

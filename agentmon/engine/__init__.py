@@ -11,13 +11,16 @@ from agentmon.engine.commands import (
     Report,
     ResolveScript,
     Settle,
+    Tell,
     Unpark,
 )
 from agentmon.engine.core import Engine
+from agentmon.engine.holds import Approval
 from agentmon.engine.questions import Question, Questions
 from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View
 
 __all__ = [
+    "Approval",
     "Command",
     "Denial",
     "EndSession",
@@ -35,6 +38,7 @@ __all__ = [
     "ResolveScript",
     "Session",
     "Settle",
+    "Tell",
     "Unpark",
     "View",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentmon.engine.holds import Waiter
+from agentmon.engine.holds import Approval, Waiter
 from agentmon.engine.sessions import Session
 from agentmon.model.events import Decision, ProcessKey
 from agentmon.model.operations import Action
@@ -77,4 +77,12 @@ class Unpark:
     process: ProcessKey
 
 
-Command = Park | Settle | Unpark | Report | Mismatch | Kill | ResolveScript | Recount | EndSession
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """People should hear of this now: it is ``asked``, asked again because it ``changed``, or ``expired``."""
+
+    event: str
+    approval: Approval
+
+
+Command = Tell | Park | Settle | Unpark | Report | Mismatch | Kill | ResolveScript | Recount | EndSession

@@ -21,6 +21,7 @@ from agentmon.engine.commands import (
     Report,
     ResolveScript,
     Settle,
+    Tell,
     Unpark,
 )
 from agentmon.engine.holds import Approval, Holds, Waiter
@@ -242,6 +243,7 @@ class Engine:
         commands: list[Command] = [Park(waiter)]
         if heard.new:
             commands.append(Report(_asked(heard.approval, event.process)))
+            commands.append(Tell("changed" if heard.changed else "asked", heard.approval))
         return commands
 
     def decide(self, approval: Approval, action: Action, how: str, now_ns: int) -> list[Command]:
@@ -261,7 +263,10 @@ class Engine:
         return [
             command
             for approval in self.holds.expired(now_ns)
-            for command in self.decide(approval, Action.DENY, f"nobody answered in {minutes:g} min", now_ns)
+            for command in (
+                Tell("expired", approval),  # first: then its processes still wait, and can be looked at
+                *self.decide(approval, Action.DENY, f"nobody answered in {minutes:g} min", now_ns),
+            )
         ]
 
     def _blocked(self, session: Session, event: Decision, record: Record) -> None:

@@ -239,6 +239,28 @@ def test_nothing_stays_frozen_when_the_daemon_is_stopped(tmp_path: Path, sink: S
         running.communicate()
 
 
+def test_a_command_of_the_operator_is_told_once(tmp_path: Path, sink: Sink) -> None:
+    with Host(tmp_path) as host:
+        told = tmp_path / "told"
+        hook = tmp_path / "hook"
+        hook.write_text(f"#!/bin/sh\ncat >> {told}\n")
+        hook.chmod(0o755)
+        with host.config.open("a") as config:
+            config.write(f'[notify]\ncommand = ["{hook}"]\n')
+        policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
+        host.start()
+        running = agent(host, policy, CONNECT, sink.port)
+        question = asked(host)[0]
+        wait_for(lambda: told.exists() and told.read_text().endswith("\n"), "the hook")
+        host.agentmon("approve", question["id"])
+        assert finish(running)[0] == 0
+        (line,) = told.read_text().splitlines()
+        message = json.loads(line)
+        assert (message["event"], message["id"], message["session"]) == ("asked", question["id"], question["session"])
+        assert (message["operation"], message["object"]) == ("connect", f"127.0.0.1:{sink.port}")
+        assert message["command"].startswith(f"{sys.executable} -c")
+
+
 # ---- what only the LSM tier can hold
 
 
