@@ -11,6 +11,8 @@ from agentmon.cli.common import add_json, add_verb, connect, print_json
 from agentmon.model.text import clean
 
 POLL_S = 0.5
+#: By which `completion` knows what to offer.
+HELD_HELP = "from `agentmon approvals`"
 
 
 def register(subparsers: Any) -> None:
@@ -77,7 +79,7 @@ def _held(approval: dict[str, Any]) -> str:
         "  CHANGED while it was held: look again" if approval["changed"] else "",
         f"  rule {approval['rule'] or 'default'}{because}",
         f"  asked by {approval['pid']}: {' '.join(approval['command']) or approval['comm']}",
-        f"  denied in {left_s:.0f} s, unless: agentmon approve {approval['id']} [--session | --for 10m]",
+        f"  denied in {left_s:.0f} s, unless: agentmon approve {approval['id']} [--session | --for 10m | --always]",
     ]
     return "\n".join(clean(" ".join(line.split("\n"))) for line in lines if line)
 

@@ -38,7 +38,7 @@ def handle(args: argparse.Namespace) -> int:
 def _words() -> tuple[dict[str, list[str]], set[str]]:
     """Verb (with its own verb), or that and an option -> what may follow it; the options that take a value.
 
-    The words `POLICY`, `PACK`, `SESSION` and `RECORDED` stand for all that there are when somebody asks.
+    The words `POLICY`, `PACK`, `SESSION`, `RECORDED` and `APPROVAL` stand for all that there are when somebody asks.
     """
     from agentmon.cli.main import build_parser
 
@@ -66,6 +66,7 @@ def _words() -> tuple[dict[str, list[str]], set[str]]:
 
 def _values(action: argparse.Action) -> list[str]:
     """What an argument may be, by its choices or by what help calls it."""
+    from agentmon.cli.approvals import HELD_HELP
     from agentmon.cli.recorded import SESSION_HELP
     from agentmon.model.conditions import Risk
     from agentmon.model.operations import OPERATIONS
@@ -74,6 +75,8 @@ def _values(action: argparse.Action) -> list[str]:
         return [str(choice) for choice in action.choices]
     if action.help == SESSION_HELP:
         return ["RECORDED"]
+    if action.help == HELD_HELP:
+        return ["APPROVAL"]
     if action.dest == "policy":
         return ["POLICY"]
     known = {
@@ -110,6 +113,7 @@ _SCRIPT = r"""_agentmon() {
   *' PACK '*) words=$(_agentmon_packs) ;;
   *' SESSION '*) words="${words/SESSION/} $(_agentmon_sessions)" ;;
   *' RECORDED '*) words="${words/RECORDED/} last all $(_agentmon_sessions)" ;;
+  *' APPROVAL '*) words="${words/APPROVAL/} $(_agentmon_approvals)" ;;
   esac
   COMPREPLY+=($(compgen -W "$words" -- "$cur"))
 }
@@ -118,6 +122,9 @@ _agentmon_packs() {
 }
 _agentmon_sessions() {
   "${COMP_WORDS[0]}" ps --json 2>/dev/null | grep -o '"s-[^"]*"' | tr -d '"'
+}
+_agentmon_approvals() {
+  "${COMP_WORDS[0]}" approvals --json 2>/dev/null | grep -o '"id":"a-[^"]*"' | cut -d '"' -f 4
 }
 _agentmon_words() {
   case $1 in

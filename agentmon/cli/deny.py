@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from agentmon.cli.approvals import HELD_HELP
 from agentmon.cli.common import add_json, add_verb, connect, print_json
 
 
@@ -23,7 +24,7 @@ def register(subparsers: Any) -> None:
         agentmon deny a-3 --reason "not before the review"
         """,
     )
-    parser.add_argument("id", metavar="ID", help="from `agentmon approvals`")
+    parser.add_argument("id", metavar="ID", help=HELD_HELP)
     parser.add_argument("--reason", default="", metavar="TEXT", help="what is recorded, and told to the agent")
     add_json(parser)
     parser.set_defaults(func=handle)

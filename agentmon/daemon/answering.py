@@ -25,7 +25,7 @@ class Held:
 
     def waiting(self, caller: Caller) -> list[dict[str, Any]]:
         """What waits for an answer, oldest first."""
-        return [_told(approval) for approval in self._own(caller)]
+        return [_told(approval) | self._under(approval) for approval in self._own(caller)]
 
     def approve(self, caller: Caller, request: Approve) -> dict[str, Any]:
         """Let it go on."""
@@ -42,6 +42,13 @@ class Held:
         how = f"denied by {user_name(caller.peer.uid)}" + (f": {request.reason}" if request.reason else "")
         self._daemon.holding.answer(approval, Action.DENY, "once", None, how)
         return {"approval": approval.id, "session": approval.session, "answer": "denied"}
+
+    def _under(self, approval: Approval) -> dict[str, Any]:
+        """The policy that it is held by, and for whom that speaks: `approve --always` edits it."""
+        state = self._daemon.states.get(approval.session)
+        if state is None:
+            return {}
+        return {"policy_file": state.file, "workspace": state.workspace, "home": state.home, "user": state.user}
 
     def _own(self, caller: Caller) -> list[Approval]:
         self._daemon.drain()

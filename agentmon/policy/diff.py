@@ -178,9 +178,12 @@ def _risk(level: Risk | None) -> list[str]:
     return [] if level is None else [level.word]
 
 
-def verdicts(old: BoundPolicy, new: BoundPolicy, *, limit: int = MOST_STATES) -> Verdicts:
-    """Compare two policies on every object, both bound with the same variables."""
-    return _Comparison(old, new, limit).run()
+def verdicts(old: BoundPolicy, new: BoundPolicy, *, limit: int = MOST_STATES, whole: bool = False) -> Verdicts:
+    """Compare two policies on every object, both bound with the same variables.
+
+    ``whole``: with what is part of ``write``, where it goes as ``write`` goes too.
+    """
+    return _Comparison(old, new, limit, whole).run()
 
 
 def on_session(
@@ -210,9 +213,10 @@ _Segment = tuple[int, int, list[list[BoundRule]]]  # from a port on, until below
 
 
 class _Comparison:
-    def __init__(self, old: BoundPolicy, new: BoundPolicy, limit: int) -> None:
+    def __init__(self, old: BoundPolicy, new: BoundPolicy, limit: int, whole: bool) -> None:
         self.policies = (old, new)
         self.limit = limit
+        self.whole = whole
         self.complete = True
         self.found: dict[tuple[Operation, Side, Side], Difference] = {}
         meanings = [{_meaning(p, r) for r in p.rules} for p in self.policies]
@@ -315,7 +319,7 @@ class _Comparison:
         here = self._worlds(candidates)
         for (*carried, exe), (*facts, when) in product(self.tags, here):
             old, new = (self._judge(i, operation, candidates[i], carried[i], facts[i]) for i in (0, 1))
-            if operation in PART_OF_WRITE:
+            if operation in PART_OF_WRITE and not self.whole:
                 writing = tuple(self._judge(i, Operation.WRITE, candidates[i], carried[i], facts[i]) for i in (0, 1))
                 if writing == (old, new):
                     continue

@@ -239,6 +239,33 @@ def test_nothing_stays_frozen_when_the_daemon_is_stopped(tmp_path: Path, sink: S
         running.communicate()
 
 
+def test_an_approval_for_always_is_written_to_the_policy(served: Host, sink: Sink) -> None:
+    policy = served.policy(
+        f"  # ours\n  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}} # ask",
+        "always",
+    )
+    running = agent(served, policy, CONNECT + CONNECT, sink.port)
+    question = asked(served)[0]
+    before = policy.read_text()
+    with Terminal(served.command("approve", question["id"], "--always"), served.environment()) as no:
+        no.until("[y/N]")
+        no.type("n\n")
+        assert no.ended() == 1
+    assert policy.read_text() == before
+    assert not sink.heard
+    with Terminal(served.command("approve", question["id"], "--always"), served.environment(), size=(200, 40)) as yes:
+        yes.until("[y/N]")
+        assert f'+    cidrs: ["127.0.0.1:{sink.port}"]' in yes.text
+        yes.type("y\n")
+        assert yes.ended() == 0
+    assert "sent\nsent\n" in finish(running)[1]
+    assert "  # ours\n" in policy.read_text()
+    assert "} # ask\n" in policy.read_text()
+    again = agent(served, policy, CONNECT, sink.port)  # nobody is asked
+    assert "sent\n" in finish(again)[1]
+    assert approvals(served) == []
+
+
 def test_a_command_of_the_operator_is_told_once(tmp_path: Path, sink: Sink) -> None:
     with Host(tmp_path) as host:
         told = tmp_path / "told"

@@ -106,6 +106,7 @@ agentmon() {
   case "$*" in
   'policy list') printf 'base  the base\\ncoding-agent  more\\n' ;;
   'ps --json') echo '{"sessions":[{"id":"s-7f3a"},{"id":"s-80b1"}]}' ;;
+  'approvals --json') printf '{"v":1,"id":"a-3","session":"s-1"}\\n{"v":1,"question":"q-1"}\\n' ;;
   esac
 }
 """
@@ -121,6 +122,8 @@ agentmon() {
         (nowhere / name).touch()
     (nowhere / "checks").mkdir()
     (nowhere / "other.txt").touch()
+    assert complete("deny", "a") == ["a-3"]
+    assert {"a-3", "--always", "--yes"} <= set(complete("approve", ""))
     assert complete("r") == ["run", "reload", "release", "risk", "replay"]
     assert complete("run", "--wor") == ["--workspace"]
     assert complete("run", "--workspace", "") == []
