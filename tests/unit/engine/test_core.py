@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from agentmon.engine import (
+    Command,
     EndSession,
     Engine,
     Kill,
@@ -17,6 +18,7 @@ from agentmon.engine import (
     Report,
     ResolveScript,
     Session,
+    Tell,
     View,
 )
 from agentmon.model.events import Address, Decision, Flag, ProcessEvent, ProcessKey, What
@@ -255,3 +257,16 @@ def test_the_first_exec_that_is_denied_is_known(engine: Engine, session: Session
     engine.handle(process(What.EXEC), 8)
     engine.handle(denied, 9)
     assert session.last_blocked_exec == (100, "secret", "keys stay private", False)
+
+
+def test_people_are_told_of_what_is_new_changed_or_expired_and_of_nothing_twice(engine: Engine) -> None:
+    def told(*commands: Command) -> list[str]:
+        return [f"{c.event} {c.approval.id}" for c in commands if isinstance(c, Tell)]
+
+    held = decision(verdict=Action.HOLD, held=50, same=5)
+    assert told(*engine.handle(held, 7)) == ["asked a-1"]
+    assert told(*engine.handle(replace(held, tid=101), 8)) == []  # another thread, the same question
+    assert told(*engine.handle(replace(held, held=51), 9)) == ["changed a-2"]
+    late = 10 + engine.holds.timeout_ns
+    assert told(*engine.expire(late)) == ["expired a-1", "expired a-2"]
+    assert told(*engine.expire(late)) == []
