@@ -204,7 +204,7 @@ def test_the_owner_answers_and_the_agent_reads_it(served: Host, policy: Path) ->
         assert id_ in shown
         assert "may I push to main?\\x1b[2J" in shown
         assert served.json("answer", id_, "yes,\nonce")["by_uid"] == 0
-        assert served.agentmon("approvals").stdout == "nothing is asked\n"
+        assert served.agentmon("approvals").stdout == "nothing is held, nothing is asked\n"
         assert "yes, once" in served.agentmon("approvals", "--all").stdout
         assert fenced.agentmon("ask")[1].endswith("  yes,\n  once\n")
         logged = served.agentmon("audit", "log", "--session", fenced.session).stdout
@@ -276,7 +276,7 @@ def test_another_user_neither_sees_nor_answers(served: Host, policy: Path) -> No
         def asks(*words: str) -> subprocess.CompletedProcess[str]:
             return served.agentmon(*words, user=NOBODY, group=NOBODY, extra_groups=[])
 
-        assert asks("approvals").stdout == "nothing is asked\n"
+        assert asks("approvals").stdout == "nothing is held, nothing is asked\n"
         assert "there is no question" in asks("answer", id_, "yes").stderr
         assert "there is no session" in asks("why", fenced.session).stderr
         assert asks("why").returncode == 64

@@ -87,8 +87,8 @@ MEANINGS = (
 LEFT_OUT = {"6.12": DAEMONS + MEANINGS, "7.2": (*DAEMONS, *MEANINGS, "test_fence_survives.py")}
 OPTIONAL = {"7.2"}  # Debian's sid moves on
 TIMEOUT_SECONDS = 3300.0
-# Natively 34 random instants of each kind; under emulation each takes ten seconds, so the guests share them.
-ENVIRONMENT = f"AGENTMON_INSTANTS={os.environ.get('AGENTMON_INSTANTS', '12')}"
+# Natively 34 random instants of each kind; under emulation each takes ten seconds.
+ENVIRONMENT = f"AGENTMON_INSTANTS={os.environ.get('AGENTMON_INSTANTS', '4')}"
 INNER = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1")
 
 
