@@ -36,13 +36,15 @@ class Holding:
 
     def park(self, waiter: Waiter) -> None:
         """Freeze its process; what cannot be frozen is denied."""
-        if self._warden is None:
-            self._warden = warden.start(self._daemon.monitor.pin_directory, self._daemon.config.daemon.state, self._lot)
         try:
             if waiter.process not in self._parking:
                 self._parking.park(waiter.process)
             self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, Action.HOLD)
-        except (ParkingError, KernelError) as error:
+            if self._warden is None:  # after it, which has to be quick
+                self._warden = warden.start(
+                    self._daemon.monitor.pin_directory, self._daemon.config.daemon.state, self._lot
+                )
+        except (ParkingError, KernelError, OSError) as error:
             self._daemon.engine.holds.ended(waiter.process)
             self._daemon.engine.holds.why[waiter.held] = f"it cannot be held: {error}"
             self.settle((waiter,), Action.DENY)

@@ -198,6 +198,7 @@ class Engine:
                 return self._held(event, session, text, rule_id, reason, now_ns)
             verdict = Action.DENY  # it has no object to be asked about, or cannot wait here
         elif event.held:
+            self.holds.used(event)
             reason = self.holds.why.get(event.held, reason)
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
         if flags & _SCRIPT and not verdict >= _DENY:
@@ -248,7 +249,7 @@ class Engine:
 
     def decide(self, approval: Approval, action: Action, how: str, now_ns: int) -> list[Command]:
         """Somebody answered (or nobody did): `how` is for people."""
-        waiters = tuple(self.holds.answer(approval))
+        waiters = tuple(self.holds.answer(approval, allowed=action is Action.ALLOW))
         for waiter in waiters:
             self.holds.why[waiter.held] = how
         record = _asked(approval, waiters[0].process if waiters else ProcessKey(0, 0))

@@ -89,6 +89,8 @@ class Holds:
         self.timeout_ns = int(timeout_s * 1e9)
         self._open: dict[str, Approval] = {}
         self._by_waiter: dict[tuple[ProcessKey, int], Approval] = {}
+        #: What was approved and not used yet: what an approval for the session covers, and the object.
+        self._unused: dict[tuple[ProcessKey, int], tuple[int, int]] = {}
         self._lately: dict[int, _Asked] = {}
         self._held: set[ProcessKey] = set()
         self.why = Reasons()
@@ -113,8 +115,10 @@ class Holds:
         """The kernel holds a thread. Folds it into the session's open approval if that is the same."""
         waiter = Waiter(event.process, event.tid, event.held)
         self._held.add(event.process)
-        before = self._by_waiter.get((waiter.process, waiter.tid))
-        changed = before is not None and before.same == event.same
+        thread = (waiter.process, waiter.tid)
+        before = self._by_waiter.get(thread)
+        same, held = self._unused.pop(thread, (0, 0))
+        changed = before.same == event.same if before else same == event.same and held != event.held
         if before is not None:
             self._leave(before, waiter)
         for approval in self._open.values():
@@ -138,12 +142,18 @@ class Holds:
         self._by_waiter[waiter.process, waiter.tid] = approval
         return Heard(approval, new=True, changed=changed)
 
-    def answer(self, approval: Approval) -> list[Waiter]:
+    def answer(self, approval: Approval, *, allowed: bool = False) -> list[Waiter]:
         """It is decided: whom to tell."""
         self._open.pop(approval.id, None)
         for waiter in approval.waiters:
             self._by_waiter.pop((waiter.process, waiter.tid), None)
+            if allowed:
+                self._unused[waiter.process, waiter.tid] = (approval.same, waiter.held)
         return approval.waiters
+
+    def used(self, event: Decision) -> None:
+        """What was approved has happened."""
+        self._unused.pop((event.process, event.tid), None)
 
     def resume(self, approval: Approval) -> None:
         """It was asked by an earlier daemon."""
@@ -164,6 +174,8 @@ class Holds:
                 self._leave(approval, waiter)
         known = process in self._held
         self._held.discard(process)
+        if known:
+            self._unused = {thread: what for thread, what in self._unused.items() if thread[0] != process}
         return known
 
     def closed(self, slot: int) -> list[Approval]:

@@ -42,6 +42,23 @@ def test_what_changed_while_it_was_held_is_another_approval() -> None:
     assert holds.open == [again.approval]  # nobody waits for the first any more
 
 
+def test_what_was_approved_and_had_changed_is_asked_again_as_changed() -> None:
+    holds = Holds()
+    first = ask(holds, held())
+    assert first.approval is not None
+    holds.answer(first.approval, allowed=True)
+    assert ask(holds, held(object_=51)).changed
+
+
+def test_what_was_approved_and_used_has_not_changed() -> None:
+    holds = Holds()
+    first = ask(holds, held())
+    assert first.approval is not None
+    holds.answer(first.approval, allowed=True)
+    holds.used(held())
+    assert not ask(holds, held(object_=51)).changed
+
+
 def test_a_thread_that_asks_for_something_else_left_what_it_asked_before() -> None:
     holds = Holds()
     ask(holds, held(tid=1))
