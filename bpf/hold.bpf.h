@@ -149,7 +149,7 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 	struct task_struct *t = (void *)bpf_get_current_task_btf();
 	struct am_approval_key session = {};
 	struct am_held fresh = {};
-	struct am_hold_key k = {}, thread = {};
+	struct am_hold_key k = {};
 	struct am_answer *answer;
 	struct am_held *h, *last;
 	__u64 now = bpf_ktime_get_boot_ns(), *until;
@@ -168,11 +168,10 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 	k.start_ns = a->key.start_ns;
 	k.tgid = a->key.tgid;
 	k.tid = bpf_get_current_pid_tgid();
-	thread = k; /* object 0: when it was last kicked */
+	last = bpf_map_lookup_elem(&held, &k); /* object 0: when it was last kicked */
 	k.object = object;
 	h = bpf_map_lookup_elem(&held, &k);
 	answer = h ? bpf_map_lookup_elem(&answers, &k) : NULL;
-	last = bpf_map_lookup_elem(&held, &thread);
 	if (answer && answer->verdict == AM_DENY && now < answer->until_ns)
 		return am_say(AM_DENY, AM_REFUSED);
 	/* once: again only if the same call had to wait for something else since, and starts anew */
@@ -203,8 +202,8 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 	}
 	fresh.asked_ns = now;
 	fresh.used_ns = 0;
-	if (bpf_map_update_elem(&held, &thread, &fresh, BPF_ANY) ||
-	    (AM_TIER == AM_TIER_LSM && kick()))
+	k.object = 0;
+	if (bpf_map_update_elem(&held, &k, &fresh, BPF_ANY) || (AM_TIER == AM_TIER_LSM && kick()))
 		return am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
 	return said;
 }
