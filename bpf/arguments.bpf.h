@@ -20,24 +20,19 @@
 #define AM_ARGS_MAX 8192
 #define AM_ARGS_BYTES (256 << 10)
 
-struct am_args {
-	__u64 at; /* where to read on */
-	__u64 bytes; /* so far */
-	__u32 slot;
-	__u32 left, skip; /* arguments: still to read; of them, those that are not matched */
-	__u32 inside; /* an argument was begun */
-};
-
-static long next_piece(__u32 i, struct am_args *g)
+static long next_piece(__u32 i, struct am_run *r)
 {
-	__u32 slot = g->slot;
+	__u32 slot = r->slot;
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
-	struct am_run r = {.slot = slot};
+	struct am_args *g;
 	__u64 len, at;
 	char *path;
 	long n;
 
-	if (!job || !g->left)
+	if (!job)
+		return 1;
+	g = &job->args;
+	if (!g->left)
 		return 1;
 	path = job->room + AM_HEAD;
 	n = bpf_probe_read_user_str(path + AM_PATH_MAX, AM_PIECE, (void *)g->at);
@@ -56,7 +51,7 @@ static long next_piece(__u32 i, struct am_args *g)
 		}
 		job->at = at;
 		if (at < AM_PATH_END)
-			bpf_loop(AM_PIECE / AM_CHUNK + 1, next_chunk, &r, 0);
+			bpf_loop(AM_PIECE / AM_CHUNK + 1, next_chunk, r, 0);
 		if (!job->state) { /* whatever follows: nothing more can match */
 			g->left = 0;
 			return 1;
@@ -80,8 +75,8 @@ static long next_piece(__u32 i, struct am_args *g)
  */
 __noinline int read_arguments(struct am_actor *a, __u64 at, __u32 argc, __u32 skip)
 {
-	struct am_args g = {.at = at, .left = argc, .skip = skip};
-	__u32 zero = 0, slot = 0, id, known;
+	__u32 zero = 0, slot = 0, id, known, left;
+	struct am_run r = {};
 	struct am_policy *p;
 	struct am_job *job;
 	__u16 *t;
@@ -98,22 +93,28 @@ __noinline int read_arguments(struct am_actor *a, __u64 at, __u32 argc, __u32 sk
 	job = skip ? claim(&slot) : NULL;
 	if (!job)
 		return 0;
-	g.slot = slot;
+	r.slot = slot;
+	job->args.at = at;
+	job->args.bytes = 0;
+	job->args.left = argc;
+	job->args.skip = skip;
+	job->args.inside = 0;
 	job->policy = id;
 	job->state = p->args_start;
 	job->tags = 0;
 	if (job->state >= p->sticky_first)
 		enter(slot, p->accept_base, row_of(p, t, job->state), 0);
 	job->classes = AM_ARGUMENTS;
-	bpf_loop(AM_ARGS_MAX, next_piece, &g, 0);
+	bpf_loop(AM_ARGS_MAX, next_piece, &r, 0);
 	job->classes = 0;
-	if (!g.left)
+	left = job->args.left;
+	if (!left)
 		end_run(slot, job, p, t, &id);
 	known = job->tags & p->args;
 	release(job);
 	a->facts |= known;
 	a->proc.unsure &= ~p->args;
-	if (g.left)
+	if (left)
 		a->proc.unsure |= p->args & ~known;
 	return 0;
 }

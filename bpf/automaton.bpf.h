@@ -218,17 +218,15 @@ static long next_chunk(__u32 unused, struct am_run *r)
 	return over ? 1 : 0;
 }
 
-/* A tail's bytes, `length` of them from `ix` in the arena, against the path from `at`; `done` of them are the same. */
-struct am_tail {
+struct am_compare {
 	struct am_job *job;
 	__u16 *t;
-	__u64 at, ix, length, done;
-	__u64 differs;
 };
 
 /* Without a branch per byte: the verifier would follow each in every program. */
-static long compare_chunk(__u32 unused, struct am_tail *c)
+static long compare_chunk(__u32 unused, struct am_compare *x)
 {
+	struct am_tail *c = &x->job->compared;
 	__u64 mask = knobs.arena_mask, done = c->done, length = c->length, differs = 0, n, at, ix;
 
 	am_forget(done, length);
@@ -243,7 +241,7 @@ static long compare_chunk(__u32 unused, struct am_tail *c)
 		asm volatile("%0 s>>= 63" : "+r"(behind));
 		am_bound(a, 0xfff);
 		am_mask(t, mask);
-		differs |= ((__u8)c->job->room[AM_HEAD + a] ^ c->t[t]) & ~behind;
+		differs |= ((__u8)x->job->room[AM_HEAD + a] ^ x->t[t]) & ~behind;
 	}
 	done += n;
 	c->done = done;
@@ -258,8 +256,9 @@ static long compare_chunk(__u32 unused, struct am_tail *c)
 __noinline int tail_fits(__u32 slot, __u32 number)
 {
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
-	struct am_tail c = {.job = job};
+	struct am_compare x = {.job = job};
 	struct am_policy *p;
+	struct am_tail *c;
 	__u64 lane = number, ix;
 	__u32 zero = 0, id, state;
 
@@ -268,26 +267,29 @@ __noinline int tail_fits(__u32 slot, __u32 number)
 		return 0;
 	id = job->policy;
 	p = bpf_map_lookup_elem(&policies, &id);
-	c.t = bpf_map_lookup_elem(&arena, &zero);
-	if (!p || !c.t)
+	x.t = bpf_map_lookup_elem(&arena, &zero);
+	if (!p || !x.t)
 		return 0;
+	c = &job->compared;
 	ix = (__u64)p->states * p->stride + p->trans_base + p->fences * AM_FENCE_WORDS +
 	     job->tail[lane];
-	c.at = job->tail_at[lane];
+	c->at = job->tail_at[lane];
+	c->done = 0;
+	c->differs = 0;
 	am_mask(ix, knobs.arena_mask);
-	c.length = c.t[ix];
+	c->length = x.t[ix];
 	ix++;
 	am_mask(ix, knobs.arena_mask);
-	state = c.t[ix];
-	c.ix = ix + 1;
-	if (c.at + c.length > AM_PATH_END)
+	state = x.t[ix];
+	c->ix = ix + 1;
+	if (c->at + c->length > AM_PATH_END)
 		return 0; /* the path is shorter */
-	if (c.length)
-		bpf_loop(AM_PATH_MAX / AM_CHUNK, compare_chunk, &c, 0);
-	if (c.differs || c.done != c.length)
+	if (c->length)
+		bpf_loop(AM_PATH_MAX / AM_CHUNK, compare_chunk, &x, 0);
+	if (c->differs || c->done != c->length)
 		return 0;
 	job->tail[lane] = state;
-	job->tail_at[lane] = c.at + c.length;
+	job->tail_at[lane] = c->at + c->length;
 	return 1;
 }
 

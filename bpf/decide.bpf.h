@@ -12,19 +12,32 @@
 
 #define AM_SIGKILL 9
 
+struct am_claim {
+	__u32 first, taken;
+};
+
+static long try_slot(__u32 i, struct am_claim *c)
+{
+	__u32 id = (c->first + i) & (AM_SLOTS - 1);
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &id);
+
+	if (!job || __sync_val_compare_and_swap(&job->busy, 0, 1))
+		return 0;
+	c->taken = id;
+	return 1;
+}
+
 /* Claims a scratch slot; its number, or -1 when all that were tried are busy. */
 __noinline int claim_slot(void)
 {
-	__u32 first = bpf_get_smp_processor_id() * 8 + (bpf_get_current_pid_tgid() & 7);
+	struct am_claim c = {.first = bpf_get_smp_processor_id() * 8 +
+				      (bpf_get_current_pid_tgid() & 7),
+			     .taken = AM_SLOTS};
 
-	for (__u32 i = 0; i < AM_SLOT_TRIES; i++) {
-		__u32 id = (first + i) & (AM_SLOTS - 1);
-		struct am_job *job = bpf_map_lookup_elem(&scratch, &id);
-
-		if (job && !__sync_val_compare_and_swap(&job->busy, 0, 1))
-			return id;
-	}
-	return -1;
+	/* the first is free but on a busy host: no call for it */
+	if (!try_slot(0, &c))
+		bpf_loop(AM_SLOT_TRIES, try_slot, &c, 0);
+	return c.taken < AM_SLOTS ? (int)c.taken : -1;
 }
 
 static __always_inline struct am_job *claim(__u32 *slot)
@@ -329,15 +342,21 @@ static __always_inline __u32 also_read(const struct am_job *job)
 	return job->op != AM_READ && job->ops & 1U << AM_READ ? AM_F_ALSO_READ : 0;
 }
 
-/* Sends the record of a judged job unless it is a repeated plain allow. */
-static __always_inline void report(struct am_job *job, const struct am_actor *a, __u32 flags)
+/*
+ * Sends the record of a judged job unless it is a repeated plain allow. Global, so that the verifier looks at it once.
+ * Returns 0.
+ */
+__noinline int report(__u32 slot, const struct am_actor *a, __u32 flags)
 {
-	__u64 off = job->off, size;
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
 	struct am_decision *d;
-	bool urgent = job->verdict > AM_ALLOW || job->reason == AM_APPROVED;
+	__u64 off, size;
+	bool urgent;
 
-	if (job->told)
-		return;
+	if (!job || !a || job->told)
+		return 0;
+	off = job->off;
+	urgent = job->verdict > AM_ALLOW || job->reason == AM_APPROVED;
 
 	/* a name that does not exist yet has no inode: each is a new object */
 	if (!urgent && job->ino && !(flags & AM_F_SCRIPT) &&
@@ -345,7 +364,7 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 			/* other arguments may be another thing to who looks at the record */
 			(job->op == AM_EXEC ? (__u64)a->facts << 32 : 0) | also_read(job) << 24 |
 				job->op << 16 | job->rule))
-		return;
+		return 0;
 	if (off > AM_PATH_END)
 		off = AM_PATH_END;
 	size = AM_PATH_END - off;
@@ -365,8 +384,9 @@ static __always_inline void report(struct am_job *job, const struct am_actor *a,
 	size += sizeof(*d);
 	am_bound(size, 0x1fff);
 	if (size > sizeof(*d) + AM_PATH_MAX)
-		return;
+		return 0;
 	send_record(d, size, urgent || (flags & AM_F_SCRIPT));
+	return 0;
 }
 
 /* What a verdict goes by, as one argument of five. */
@@ -566,7 +586,7 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 		verdict = said & 0xff;
 		if (verdict == AM_HOLD) {
 			if (said & AM_ASK_NEW)
-				report(job, a, flags);
+				report(slot, a, flags);
 			release(job);
 			return AM_WAITS;
 		}
@@ -576,7 +596,7 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 		flags |= AM_F_UNSURE;
 	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
 		flags |= AM_F_KILLED;
-	report(job, a, flags);
+	report(slot, a, flags);
 	if (known && verdict == AM_ALLOW && !why && !job->held && !guessed && !job->marks &&
 	    print == decision_print(a, job))
 		known->way[print >> 61] = print;

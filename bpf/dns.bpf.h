@@ -47,48 +47,64 @@ static __always_inline bool is_door(const struct am_address *to)
 	return on_loopback(to) && bpf_map_lookup_elem(&doors, &port);
 }
 
+/* Of grant_for(): bpf_loop, so that the verifier looks at one grant of all. */
+struct am_grants_ctx {
+	const struct am_actor *a;
+	const struct am_address *to;
+	struct am_granted *g;
+	__u64 now;
+	__u32 wanted;
+	int best;
+};
+
+static long next_grant(__u32 i, struct am_grants_ctx *c)
+{
+	const struct am_actor *a = c->a;
+	struct am_grant *one;
+	int packed;
+
+	if (i >= AM_GRANT_LEN || i >= c->g->count)
+		return 1;
+	one = &c->g->g[i];
+	if (one->expires_ns <= c->now || c->to->port < one->e.port_lo ||
+	    c->to->port > one->e.port_hi)
+		return 0;
+	if (!(one->e.ops & c->wanted))
+		return 0;
+	if (one->e.exe_any && !(one->e.exe_any & a->proc.exe_tags))
+		return 0;
+	if (one->e.exe_not & a->proc.exe_tags)
+		return 0;
+	if (!facts_hold(am_asked(a->facts, a->proc.unsure), one->e.need, one->e.need_not,
+			one->e.action))
+		return 0;
+	packed = am_pack(one->e.action, one->e.rule);
+	if (packed > c->best)
+		c->best = packed;
+	return 0;
+}
+
 /*
  * The most severe grant that holds, packed as am_pack() does, or -1. Only of the session's live policy: rule numbers
  * of another one mean something else. Global, so that the verifier looks at it once.
  */
 __noinline int grant_for(const struct am_actor *a, __u32 op, const struct am_address *to)
 {
+	struct am_grants_ctx c = {.a = a, .to = to, .best = -1};
 	struct am_granted_key k = {};
-	struct am_granted *g;
-	int best = -1;
-	__u64 now;
 
 	if (!a || !to)
 		return -1;
 	k.serial = a->proc.serial;
 	k.generation = a->generation;
 	__builtin_memcpy(k.addr, to->addr, 16);
-	g = bpf_map_lookup_elem(&granted, &k);
-	if (!g)
+	c.g = bpf_map_lookup_elem(&granted, &k);
+	if (!c.g)
 		return -1;
-	now = bpf_ktime_get_boot_ns();
-	for (__u32 i = 0; i < AM_GRANT_LEN; i++) {
-		struct am_grant *one = &g->g[i];
-		int packed = am_pack(one->e.action, one->e.rule);
-
-		if (i >= g->count)
-			break;
-		if (one->expires_ns <= now || to->port < one->e.port_lo ||
-		    to->port > one->e.port_hi)
-			continue;
-		if (!(one->e.ops & (1U << (op - AM_CONNECT))))
-			continue;
-		if (one->e.exe_any && !(one->e.exe_any & a->proc.exe_tags))
-			continue;
-		if (one->e.exe_not & a->proc.exe_tags)
-			continue;
-		if (!facts_hold(am_asked(a->facts, a->proc.unsure), one->e.need, one->e.need_not,
-				one->e.action))
-			continue;
-		if (packed > best)
-			best = packed;
-	}
-	return best;
+	c.now = bpf_ktime_get_boot_ns();
+	c.wanted = 1U << (op - AM_CONNECT);
+	bpf_loop(AM_GRANT_LEN, next_grant, &c, 0);
+	return c.best;
 }
 
 #endif

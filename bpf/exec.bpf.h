@@ -74,11 +74,11 @@ __noinline int judge_waited(struct am_actor *a, __u32 interpreter)
 	job->facts = a->facts;
 	job->unsure = a->proc.unsure;
 	if (judge(slot, 0) >= AM_HOLD) {
-		report(job, a, AM_F_KILLED);
+		report(slot, a, AM_F_KILLED);
 		count(AM_C_BLOCKED);
 		kill_current();
 	} else {
-		report(job, a, 0);
+		report(slot, a, 0);
 	}
 	release(job);
 	return 0;

@@ -51,6 +51,22 @@ struct am_names {
 	__u64 mounts[AM_NAMES];
 };
 
+/* Of tail_fits(): a tail's bytes, `length` of them from `ix` in the arena, against the path from `at`. */
+struct am_tail {
+	__u64 at, ix, length, done; /* `done` of them are the same */
+	__u64 differs;
+};
+
+/* Of read_arguments(). */
+struct am_args {
+	__u64 at; /* where to read on */
+	__u64 bytes; /* so far */
+	__u32 left, skip; /* arguments: still to read; of them, those that are not matched */
+	__u32 inside; /* an argument was begun */
+	__u32 pad;
+};
+
+/* What loops go by is here rather than on their stacks, where the verifier would follow each value that it can have. */
 struct am_job {
 	__u64 busy;
 	/* of an exec that waits for its arguments, see waiting.bpf.h */
@@ -86,6 +102,8 @@ struct am_job {
 	__u32 marks; /* that the rules of its operations set; 0: the decision may be remembered */
 	__u32 state, at; /* of the run under way: at is an offset in room, less AM_HEAD */
 	struct am_bits bits;
+	struct am_tail compared;
+	struct am_args args;
 	__u16 rule, reason;
 	__u16 ruled[AM_PATH_OPS]; /* the rule of each operation */
 	__u8 verdict, op, pinned, told;

@@ -58,7 +58,7 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		release(job);
 		return 0;
 	}
-	report(job, &a, verdict == AM_KILL ? AM_F_KILLED : 0);
+	report(slot, &a, verdict == AM_KILL ? AM_F_KILLED : 0);
 	release(job);
 	if (verdict >= AM_HOLD)
 		count(AM_C_BLOCKED);
@@ -132,7 +132,7 @@ static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		job->reason = AM_CONTENTS;
 		job->pinned = 0;
 	}
-	report(job, &a, 0);
+	report(slot, &a, 0);
 	release(job);
 	count(AM_C_BLOCKED);
 	return answer(AM_DENY);

@@ -114,6 +114,38 @@ static __always_inline void kill_from_net_hook(const struct am_actor *a)
 
 #define AM_BY_SEND (1 << 24) /* above what am_pack() takes */
 
+/* Of net_rule(): bpf_loop, so that the verifier looks at one entry of all. */
+struct am_net_ctx {
+	const struct am_actor *a;
+	const struct am_address *to;
+	struct am_net_list *l;
+	__u32 wanted, connected;
+	int found;
+};
+
+static long next_entry(__u32 i, struct am_net_ctx *c)
+{
+	const struct am_actor *a = c->a;
+	struct am_net_entry *e;
+
+	if (i >= AM_NET_LEN || i >= c->l->count)
+		return 1;
+	e = &c->l->e[i];
+	if (c->to->port < e->port_lo || c->to->port > e->port_hi)
+		return 0;
+	if (!(e->ops & c->wanted) &&
+	    !(c->connected && e->action >= AM_HOLD && e->ops & 1U << (AM_SEND - AM_CONNECT)))
+		return 0;
+	if (e->exe_any && !(e->exe_any & a->proc.exe_tags))
+		return 0;
+	if (e->exe_not & a->proc.exe_tags)
+		return 0;
+	if (!facts_hold(am_asked(a->facts, a->proc.unsure), e->need, e->need_not, e->action))
+		return 0;
+	c->found = am_pack(e->action, e->rule) | (e->ops & c->wanted ? 0 : AM_BY_SEND);
+	return 1;
+}
+
 /*
  * The first rule that holds for an address, packed as am_pack() does, or -1. What goes out on a connection (`op` is
  * connect) is blocked by rules on send as well: then AM_BY_SEND is in it. Global, like decide_net().
@@ -121,37 +153,18 @@ static __always_inline void kill_from_net_hook(const struct am_actor *a)
 __noinline int net_rule(const struct am_actor *a, __u32 op, const struct am_address *to,
 			__u32 connected)
 {
-	__u32 wanted = 1U << (op - AM_CONNECT);
+	struct am_net_ctx c = {.a = a, .to = to, .connected = connected, .found = -1};
 	struct am_net_key k = {.prefixlen = 32 + 128};
-	struct am_net_list *l;
 
 	if (!a || !to)
 		return -1;
 	k.policy = bpf_htonl(a->policy);
 	__builtin_memcpy(k.addr, to->addr, 16);
-	l = bpf_map_lookup_elem(&net, &k);
-	if (!l)
-		return -1;
-	for (__u32 i = 0; i < AM_NET_LEN; i++) {
-		struct am_net_entry *e = &l->e[i];
-
-		if (i >= l->count)
-			break;
-		if (to->port < e->port_lo || to->port > e->port_hi)
-			continue;
-		if (!(e->ops & wanted) &&
-		    !(connected && e->action >= AM_HOLD && e->ops & 1U << (AM_SEND - AM_CONNECT)))
-			continue;
-		if (e->exe_any && !(e->exe_any & a->proc.exe_tags))
-			continue;
-		if (e->exe_not & a->proc.exe_tags)
-			continue;
-		if (!facts_hold(am_asked(a->facts, a->proc.unsure), e->need, e->need_not,
-				e->action))
-			continue;
-		return am_pack(e->action, e->rule) | (e->ops & wanted ? 0 : AM_BY_SEND);
-	}
-	return -1;
+	c.wanted = 1U << (op - AM_CONNECT);
+	c.l = bpf_map_lookup_elem(&net, &k);
+	if (c.l)
+		bpf_loop(AM_NET_LEN, next_entry, &c, 0);
+	return c.found;
 }
 
 /*

@@ -493,7 +493,7 @@ static __always_inline void judge_script(struct am_actor *a, struct task_struct 
 	job->trial = 1;
 	judge(slot, why);
 	job->trial = 0;
-	report(job, a, AM_F_SCRIPT | (job->verdict >= AM_HOLD ? AM_F_KILLED : 0));
+	report(slot, a, AM_F_SCRIPT | (job->verdict >= AM_HOLD ? AM_F_KILLED : 0));
 	if (job->verdict >= AM_HOLD) {
 		count(AM_C_BLOCKED);
 		kill_current();

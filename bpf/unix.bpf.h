@@ -75,7 +75,7 @@ static __always_inline __u32 decide_abstract(struct am_actor *a, __u64 address)
 	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
 		flags = AM_F_KILLED;
 	if (verdict != AM_ALLOW || !seen_before(a, print + len, AM_UNIX, AM_UNIX << 16 | job->rule))
-		report(job, a, flags);
+		report(slot, a, flags);
 	release(job);
 out:
 	if (verdict >= AM_HOLD)
@@ -149,7 +149,7 @@ static __always_inline int judge_service(struct bpf_sock_addr *ctx)
 	if (verdict == AM_DENY) {
 		count(AM_C_DECISIONS);
 		count(AM_C_BLOCKED);
-		report(job, &a, 0);
+		report(slot, &a, 0);
 	}
 	release(job);
 	return verdict != AM_DENY;
