@@ -410,29 +410,43 @@ static __noinline void report_bare(const struct am_actor *a, __u32 op, __u32 ver
 	send_record(&d, sizeof(d), true);
 }
 
+struct am_worst {
+	struct am_policy *p;
+	__u32 ops, worst, which;
+};
+
+static long next_worst(__u32 op, struct am_worst *w)
+{
+	__u64 o = op;
+
+	am_bound(o, 31);
+	if (o >= AM_OPS - 1)
+		return 1;
+	if (!(w->ops & (1U << o)))
+		return 0;
+	w->which = o;
+	if (w->p->severest[o] > w->worst)
+		w->worst = w->p->severest[o];
+	return 0;
+}
+
 /* Without a scratch slot or a session: the severest verdict of the operations, at least `floor`. */
 __noinline int fallback(const struct am_actor *a, __u32 ops, __u32 floor, __u32 reason, __u32 flags)
 {
-	__u32 id, worst = floor, which = 0;
-	struct am_policy *p;
+	struct am_worst w = {.ops = ops, .worst = floor};
+	__u32 id;
 
 	if (!a)
 		return AM_KILL;
 	id = a->policy;
-	p = bpf_map_lookup_elem(&policies, &id);
-	if (!p) {
+	w.p = bpf_map_lookup_elem(&policies, &id);
+	if (!w.p) {
 		report_bare(a, 0, AM_KILL, am_by(AM_NO_RULE, reason), flags);
 		return AM_KILL;
 	}
-	for (__u32 op = 0; op < AM_OPS - 1; op++) {
-		if (!(ops & (1U << op)))
-			continue;
-		which = op;
-		if (p->severest[op] > worst)
-			worst = p->severest[op];
-	}
-	report_bare(a, which, worst, am_by(AM_NO_RULE, reason), flags);
-	return worst;
+	bpf_loop(AM_OPS - 1, next_worst, &w, 0);
+	report_bare(a, w.which, w.worst, am_by(AM_NO_RULE, reason), flags);
+	return w.worst;
 }
 
 static __always_inline void inode_of(struct am_job *job, __u64 inode)
