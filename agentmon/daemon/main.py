@@ -22,6 +22,8 @@ from agentmon.kernel.monitor import Monitor
 
 #: How long to wait for another daemon that is just ending.
 LOCK_WAIT_S = 60.0
+#: Scheduling priority: what is held waits half a second for the daemon, on a busy host too.
+NICE = -10
 
 
 def serve(config_path: Path = PATH, *, required: bool = False, embedded: bool = False, ready_fd: int = -1) -> int:
@@ -66,6 +68,8 @@ def let_go(config_path: Path = PATH, *, required: bool = False) -> int:
 
 
 def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:
+    with contextlib.suppress(OSError):  # as the unit does
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
     monitor = Monitor.open(pin_dir=config.daemon.pins)
     daemon = Daemon(config, monitor, embedded=embedded)
     asyncio.run(daemon.run(ready))
