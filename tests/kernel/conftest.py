@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from agentmon.kernel.host import BPFFS
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.operations import Tier
 from tests.support.fence import Fence
+from tests.support.held import Sink
 from tests.support.hosts import Host
 
 
@@ -47,3 +49,28 @@ def served() -> Iterator[Host]:
         host.directory.chmod(0o755)
         host.start()
         yield host
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """A server of our own."""
+    sink = Sink()
+    yield sink
+    sink.server.close()
+
+
+@pytest.fixture
+def kept(served: Host) -> Path:
+    """A directory that everything is asked for in."""
+    directory = served.directory / f"kept-{time.monotonic_ns()}"
+    directory.mkdir()
+    (directory / "file").write_text("as shown")
+    (directory / "script").write_text("#!/bin/sh\necho as shown\n")
+    (directory / "script").chmod(0o755)
+    return directory
+
+
+@pytest.fixture
+def asks(served: Host, kept: Path) -> Path:
+    operations = "exec, read, write, create, delete, rename, link, attr, unix"
+    return served.policy(f"  - {{id: kept, on: [{operations}], paths: ['{kept}/**'], action: hold}}", "kept")

@@ -6,77 +6,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.held import Sink, agent, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 from tests.support.terminal import Terminal
-
-
-class Sink:
-    """A server of our own, and who connected."""
-
-    def __init__(self) -> None:
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        self.heard: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection = self.server.accept()[0]
-            except OSError:
-                return
-            self.heard.append(connection.recv(100))
-            connection.close()
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.server.close()
-
-
-def agent(host: Host, policy: Path, script: str, *arguments: object) -> subprocess.Popen[str]:
-    """An agent of a few lines of Python, in a session of its own."""
-    words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return host.spawn(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def approvals(host: Host) -> list[dict[str, Any]]:
-    """As `agentmon approvals --json` has them; a command line each time would be slow in a guest."""
-    with host.client() as client:
-        found: list[dict[str, Any]] = client.call("approvals", all=False)["approvals"]
-    return found
-
-
-def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
-    """The questions, once there are so many."""
-    found: list[dict[str, Any]] = []
-
-    def enough() -> bool:
-        found[:] = approvals(host)
-        return len(found) >= number
-
-    wait_for(enough, f"{number} question(s)")
-    return found
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, error = process.communicate(timeout=180)
-    return process.returncode, out + error
-
 
 CONNECT = """
     import socket, sys
@@ -288,130 +228,6 @@ def test_a_command_of_the_operator_is_told_once(tmp_path: Path, sink: Sink) -> N
         assert (message["event"], message["id"], message["session"]) == ("asked", question["id"], question["session"])
         assert (message["operation"], message["object"]) == ("connect", f"127.0.0.1:{sink.port}")
         assert message["command"].startswith(f"{sys.executable} -c")
-
-
-# ---- what only the LSM tier can hold
-
-
-@pytest.fixture
-def kept(served: Host) -> Path:
-    """A directory that everything is asked for in."""
-    directory = served.directory / f"kept-{time.monotonic_ns()}"
-    directory.mkdir()
-    (directory / "file").write_text("as shown")
-    (directory / "script").write_text("#!/bin/sh\necho as shown\n")
-    (directory / "script").chmod(0o755)
-    return directory
-
-
-@pytest.fixture
-def asks(served: Host, kept: Path) -> Path:
-    operations = "exec, read, write, create, delete, rename, link, attr, unix"
-    return served.policy(f"  - {{id: kept, on: [{operations}], paths: ['{kept}/**'], action: hold}}", "kept")
-
-
-def agree(host: Host, running: subprocess.Popen[str]) -> list[str]:
-    """Approve whatever is asked until it ends; what was asked."""
-    seen: list[str] = []
-    while running.poll() is None:
-        for question in approvals(host):
-            seen.append(f"{question['operation']} {os.path.basename(question['object'])}")
-            host.agentmon("approve", question["id"])
-        time.sleep(0.05)
-    return seen
-
-
-ACTIONS = {
-    "read": ("print(open('file').read())", "as shown", ["read file"]),
-    "overwrite": ("print(open('file', 'w').write('12345'))", "5", ["write file"]),
-    "create": ("print(open('new', 'x').write('1'))", "1", ["create new"]),
-    "mkdir": ("print(os.mkdir('new'))", "None", ["create new"]),
-    "delete": ("print(os.unlink('file'))", "None", ["delete file"]),
-    "rename": ("print(os.rename('file', 'other'))", "None", ["rename file", "create other"]),
-    "link": ("print(os.link('file', 'other'))", "None", ["link file", "create other"]),
-    "attr": ("print(os.chmod('file', 0o600))", "None", ["attr file"]),
-    "exec": (
-        "print(subprocess.run(['./script'], capture_output=True).stdout)",
-        "b'as shown\\n'", ["exec script", "read script"],
-    ),
-    "vfork": (
-        "print(os.waitpid(os.posix_spawn('./script', ['x'], {}), 0)[1])",
-        "as shown\n0", ["exec script", "read script"],
-    ),
-    "a socket with a timeout": (
-        "s = socket.socket(socket.AF_UNIX); s.settimeout(0.2); print(s.connect('socket'))",
-        "None", ["unix socket"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.tier("lsm")
-@pytest.mark.parametrize("action", ACTIONS)
-def test_an_action_on_a_file_waits_and_goes_on(served: Host, kept: Path, asks: Path, action: str) -> None:
-    body, said, wanted = ACTIONS[action]
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(kept / "socket"))
-    listener.listen()
-    script = f"import os, socket, subprocess\nos.chdir({str(kept)!r})\n{body}"
-    running = agent(served, asks, script)
-    question = asked(served)[0]
-    time.sleep(0.7)
-    assert running.poll() is None
-    served.agentmon("approve", question["id"])
-    seen = [f"{question['operation']} {os.path.basename(question['object'])}", *agree(served, running)]
-    status, out = finish(running)
-    assert (status, out.strip()) == (0, said), out
-    assert seen == wanted
-
-
-@pytest.mark.tier("lsm")
-def test_what_is_denied_has_not_happened(served: Host, kept: Path, asks: Path) -> None:
-    running = agent(served, asks, f"import os\nos.unlink('{kept}/file')")
-    served.agentmon("deny", asked(served)[0]["id"])
-    status, out = finish(running)
-    assert status == 1
-    assert "PermissionError" in out
-    assert (kept / "file").read_text() == "as shown"
-
-
-CHANGES: dict[str, Callable[[Path], object]] = {
-    "rewritten": lambda file: file.write_text("something else"),
-    "replaced": lambda file: ((file.parent / "x").write_text("something else"), (file.parent / "x").rename(file)),
-    "linked": lambda file: (file.unlink(), file.symlink_to(file.parent / "hidden")),
-}
-
-
-@pytest.mark.tier("lsm")
-@pytest.mark.parametrize("change", CHANGES)
-def test_what_changed_while_held_is_asked_again(served: Host, kept: Path, asks: Path, change: str) -> None:
-    (kept / "hidden").write_text("something else")
-    running = agent(served, asks, f"print(open('{kept}/file').read())")
-    first = asked(served)[0]
-    CHANGES[change](kept / "file")
-    served.agentmon("approve", first["id"])
-    wait_for(lambda: [q for q in approvals(served) if q["id"] != first["id"]], "to be asked again")
-    second = approvals(served)[0]
-    assert second["changed"] is (change != "linked")
-    served.agentmon("deny", second["id"])
-    out = finish(running)[1]
-    assert "something else" not in out
-    assert "PermissionError" in out
-
-
-@pytest.mark.tier("lsm")
-def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, asks: Path) -> None:
-    script = f"""
-        import threading
-        def read():
-            print(open("{kept}/file").read())
-        threads = [threading.Thread(target=read) for _ in range(4)]
-        [t.start() for t in threads]
-        [t.join() for t in threads]
-    """
-    running = agent(served, asks, script)
-    agree(served, running)
-    status, out = finish(running)
-    assert (status, out.count("as shown")) == (0, 4)
 
 
 @pytest.mark.tier("react")

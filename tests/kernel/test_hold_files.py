@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`action: hold` of what is done to files, which the LSM tier alone can hold: it waits, and goes on unharmed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentmon.control.protocol import RefusedError
+from tests.support.held import agent, approvals, asked, finish
+from tests.support.hosts import Host, wait_for
+
+pytestmark = pytest.mark.tier("lsm")
+
+
+def agree(host: Host, running: subprocess.Popen[str]) -> list[str]:
+    """Approve whatever is asked until it ends; what was asked."""
+    seen: list[str] = []
+    while running.poll() is None:
+        for question in approvals(host):
+            seen.append(f"{question['operation']} {os.path.basename(question['object'])}")
+            with contextlib.suppress(RefusedError), host.client() as client:  # it may have ended
+                client.call("approve", approval=question["id"], scope="once")
+        time.sleep(0.05)
+    return seen
+
+
+ACTIONS = {
+    "read": ("print(open('file').read())", "as shown", ["read file"]),
+    "overwrite": ("print(open('file', 'w').write('12345'))", "5", ["write file"]),
+    "create": ("print(open('new', 'x').write('1'))", "1", ["create new"]),
+    "mkdir": ("print(os.mkdir('new'))", "None", ["create new"]),
+    "delete": ("print(os.unlink('file'))", "None", ["delete file"]),
+    "rename": ("print(os.rename('file', 'other'))", "None", ["rename file", "create other"]),
+    "link": ("print(os.link('file', 'other'))", "None", ["link file", "create other"]),
+    "attr": ("print(os.chmod('file', 0o600))", "None", ["attr file"]),
+    "exec": (
+        "print(subprocess.run(['./script'], capture_output=True).stdout)",
+        "b'as shown\\n'", ["exec script", "read script"],
+    ),
+    "vfork": (
+        "print(os.waitpid(os.posix_spawn('./script', ['x'], {}), 0)[1])",
+        "as shown\n0", ["exec script", "read script"],
+    ),
+    "a socket with a timeout": (
+        "s = socket.socket(socket.AF_UNIX); s.settimeout(0.2); print(s.connect('socket'))",
+        "None", ["unix socket"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_on_a_file_waits_and_goes_on(served: Host, kept: Path, asks: Path, action: str) -> None:
+    body, said, wanted = ACTIONS[action]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(kept / "socket"))
+    listener.listen()
+    script = f"import os, socket, subprocess\nos.chdir({str(kept)!r})\n{body}"
+    running = agent(served, asks, script)
+    question = asked(served)[0]
+    time.sleep(0.7)
+    assert running.poll() is None
+    served.agentmon("approve", question["id"])
+    seen = [f"{question['operation']} {os.path.basename(question['object'])}", *agree(served, running)]
+    status, out = finish(running)
+    assert (status, out.strip()) == (0, said), out
+    assert seen == wanted
+
+
+def test_what_is_denied_has_not_happened(served: Host, kept: Path, asks: Path) -> None:
+    running = agent(served, asks, f"import os\nos.unlink('{kept}/file')")
+    served.agentmon("deny", asked(served)[0]["id"])
+    status, out = finish(running)
+    assert status == 1
+    assert "PermissionError" in out
+    assert (kept / "file").read_text() == "as shown"
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "rewritten": lambda file: file.write_text("something else"),
+    "replaced": lambda file: ((file.parent / "x").write_text("something else"), (file.parent / "x").rename(file)),
+    "linked": lambda file: (file.unlink(), file.symlink_to(file.parent / "hidden")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_while_held_is_asked_again(served: Host, kept: Path, asks: Path, change: str) -> None:
+    (kept / "hidden").write_text("something else")
+    running = agent(served, asks, f"print(open('{kept}/file').read())")
+    first = asked(served)[0]
+    CHANGES[change](kept / "file")
+    served.agentmon("approve", first["id"])
+    wait_for(lambda: [q for q in approvals(served) if q["id"] != first["id"]], "to be asked again")
+    second = approvals(served)[0]
+    assert second["changed"] is (change != "linked")
+    served.agentmon("deny", second["id"])
+    out = finish(running)[1]
+    assert "something else" not in out
+    assert "PermissionError" in out
+
+
+def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, asks: Path) -> None:
+    script = f"""
+        import threading
+        def read():
+            print(open("{kept}/file").read())
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    """
+    running = agent(served, asks, script)
+    agree(served, running)
+    status, out = finish(running)
+    assert (status, out.count("as shown")) == (0, 4)
