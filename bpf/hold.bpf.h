@@ -25,9 +25,6 @@
 #define NR_IO_URING_SETUP 425
 #define NR_IO_URING_ENTER 426
 
-/* Who is not frozen by then is denied. */
-#define AM_PARK_NS 500000000ULL
-
 /* What ask() says, beside the verdict in the lowest byte. */
 #define AM_ASK_NEW 0x100 /* to be told */
 #define am_ask_reason(a) ((a) >> 16)
@@ -191,7 +188,7 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 		h->used_ns = 0;
 		h->call = fresh.call;
 		said |= AM_ASK_NEW;
-	} else if (h && !answer && now - h->asked_ns > AM_PARK_NS) {
+	} else if (h && !answer && now - h->asked_ns > knobs.park_ns) {
 		bpf_map_delete_elem(&held, &k);
 		return am_say(AM_DENY, AM_NOT_PARKED) | AM_ASK_NEW;
 	} else if (!h) {

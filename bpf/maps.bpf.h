@@ -349,6 +349,7 @@ struct am_knobs {
 	__u64 arena_mask; /* u16 units - 1 */
 	__s64 procs_max; /* entries of procs; tests make it small */
 	__u64 key; /* random: of the sums and fingerprints of paths */
+	__u64 park_ns; /* what is held and not frozen by then is denied */
 	__u32 idle_gid
 		[2]; /* groups that give no rights; 0: none. agentmon/kernel/objects.py names them */
 };

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agentmon.errors import ConfigError
+from agentmon.kernel.objects import PARK_MS
 
 PATH = Path("/etc/agentmon/agentmon.toml")
 
@@ -33,6 +34,13 @@ class DaemonConfig(_Table):
     """Members may release and loosen, as root may."""
     sessions_per_user: int = Field(default=64, ge=1, le=1024)
     """Live sessions of one ordinary user."""
+
+
+class HoldConfig(_Table):
+    """``[hold]``: how long what is held waits."""
+
+    park_ms: int = Field(default=PARK_MS, ge=50, le=60_000)
+    """Milliseconds: what is not frozen by then is denied, in the kernel. More for slow hosts."""
 
 
 class NotifyConfig(_Table):
@@ -90,6 +98,7 @@ class Config(_Table):
     """The whole file."""
 
     daemon: DaemonConfig = DaemonConfig()
+    hold: HoldConfig = HoldConfig()
     notify: NotifyConfig = NotifyConfig()
 
 
@@ -124,7 +133,7 @@ def _mistake(path: Path, text: str, location: tuple[int | str, ...], message: st
     if len(names) > 1:
         line = _line(text, key, line)
     if message == "Extra inputs are not permitted":
-        tables: dict[str, type[_Table]] = {"daemon": DaemonConfig, "notify": NotifyConfig}
+        tables: dict[str, type[_Table]] = {"daemon": DaemonConfig, "hold": HoldConfig, "notify": NotifyConfig}
         known = list(tables[table].model_fields if len(names) > 1 else Config.model_fields)
         near = difflib.get_close_matches(key, known, 1)
         message = f"unknown key `{key}`" + (f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")

@@ -70,7 +70,7 @@ def let_go(config_path: Path = PATH, *, required: bool = False) -> int:
 def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:
     with contextlib.suppress(OSError):  # as the unit does
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
-    monitor = Monitor.open(pin_dir=config.daemon.pins)
+    monitor = Monitor.open(pin_dir=config.daemon.pins, park_ms=config.hold.park_ms)
     daemon = Daemon(config, monitor, embedded=embedded)
     asyncio.run(daemon.run(ready))
     return 0

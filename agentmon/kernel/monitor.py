@@ -111,11 +111,13 @@ class Monitor:
         skip: Collection[str] = (),
         arena_bytes: int = 16 << 20,
         procs_max: int = MAX_PROCS,
+        park_ms: int = objects.PARK_MS,
     ) -> Monitor:
         """Takes over what is pinned under ``pin_dir``, or loads, attaches and pins the programs.
 
         ``tier`` forces one; ``skip`` leaves programs out (for tests of ``doctor``);
-        ``procs_max``: how many processes can be enrolled at once.
+        ``procs_max``: how many processes can be enrolled at once; ``park_ms``: what is held and not frozen by then is
+        denied (what is pinned already keeps its own).
         Raises NotSupportedError with the remedy, VerifierError, AttachError, or KernelError when another build of
         agentmon still guards live sessions there.
         """
@@ -141,7 +143,7 @@ class Monitor:
             if _live_sessions(pins.directory) or not missing:
                 return cls(pins, adopted=True, why_react=why_react, states=None)
         objects.remove(pins.directory)
-        states = objects.load(pins, arena_bytes=arena_bytes, procs_max=procs_max, skip=skip)
+        states = objects.load(pins, arena_bytes=arena_bytes, procs_max=procs_max, skip=skip, park_ms=park_ms)
         return cls(pins, adopted=False, why_react=why_react, states=states)
 
     def programs(self) -> dict[str, str]:

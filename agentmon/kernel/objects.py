@@ -38,6 +38,8 @@ REPLACED = {
 }
 #: Groups that give no rights: ssh-agent is set-group-ID to one of them so that nobody looks into its memory (Debian).
 IDLE_GROUPS = ("_ssh", "ssh")
+#: Milliseconds; what is held and not frozen by then is denied.
+PARK_MS = 500
 _ENUMERATOR = "mark_processes"
 _FILES = {Tier.LSM: "lsm.bpf.o", Tier.REACT: "react.bpf.o"}
 
@@ -181,7 +183,9 @@ def needless() -> dict[str, str]:
     }
 
 
-def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str]) -> dict[str, str]:
+def load(
+    pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str], park_ms: int = PARK_MS
+) -> dict[str, str]:
     """Loads, attaches and pins the tier's programs. Nothing stays behind when it fails.
 
     Returns program name -> ``attached``, ``missing: reason`` (skipped ones, and optional ones that the kernel lacks) or
@@ -195,8 +199,8 @@ def load(pins: Pins, *, arena_bytes: int, procs_max: int, skip: Collection[str])
     state: dict[str, str] = {}
     try:
         obj.set_value_size("arena", arena_bytes)
-        knobs = (arena_bytes // 2 - 1, procs_max, secrets.randbits(64), *idle_groups())
-        obj.set_initial(".rodata.knobs", struct.pack("=QqQ2I", *knobs))
+        knobs = (arena_bytes // 2 - 1, procs_max, secrets.randbits(64), park_ms * 1_000_000, *idle_groups())
+        obj.set_initial(".rodata.knobs", struct.pack("=QqQQ2I", *knobs))
         obj.set_max_entries("procs", procs_max)
         hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in RINGS}
         for tracepoint in libbpf.missing_tracepoints(hooks):

@@ -42,7 +42,7 @@ def test_a_connection_waits_and_goes_on_once_approved(served: Host, sink: Sink, 
     assert (question["operation"], question["object"]) == ("connect", f"127.0.0.1:{sink.port}")
     assert (question["rule"], question["reason"]) == ("out", "ask first")
     assert question["command"][0] == sys.executable
-    assert [json.loads(line) for line in served.agentmon("approvals", "--json").stdout.splitlines()] == [question]
+    assert [json.loads(line) for line in served.agentmon("approvals", "--json").stdout.splitlines()] == [{"v": 1} | question]
     time.sleep(0.7)  # longer than the kernel waits for whoever is not frozen
     assert running.poll() is None
     assert not sink.heard

@@ -22,6 +22,7 @@ from agentmon.kernel.host import BPFFS
 REPOSITORY = Path(__file__).parents[2]
 #: Emulated guests are slow; native hosts never wait this long.
 PATIENCE_S = 180.0
+EMULATED = "QEMU" in Path("/proc/cpuinfo").read_text()
 _numbers = itertools.count()
 
 
@@ -37,6 +38,7 @@ class Host:
         self.config.write_text(
             f'[daemon]\nsocket = "{self.socket}"\nstate = "{self.state}"\n'
             f'audit = "{self.audit}"\npins = "{self.pins}"\n'
+            f"[hold]\npark_ms = {5000 if EMULATED else 500}\n"
         )
         self.daemons: list[subprocess.Popen[bytes]] = []
 
