@@ -46,6 +46,7 @@ def environment(**more: str) -> dict[str, str]:
 @pytest.mark.parametrize("more", [{"TERM": "vt100"}, {"NO_COLOR": "1"}, {}])
 def test_it_draws_follows_a_restart_and_ends(daemon: Daemon, more: dict[str, str]) -> None:
     with Terminal(command(daemon, "top"), environment(**more)) as terminal:
+        terminal.until("no live sessions")  # before, it only asks whether it may watch
         wait_for(lambda: daemon.watchers, "top to watch")
         daemon.publish(Record(1, "decision", "s-7f3a", 5, operation="read", object="/etc/shadow", verdict="deny"))
         terminal.until("/etc/shadow")
