@@ -72,33 +72,45 @@ static __always_inline __u64 net_print(const struct am_actor *a, const struct am
 	       1;
 }
 
-/* Sends the record unless it is a repeated plain allow. Not inlined: see report_bare(). Returns 0. */
+/* `held`: what is asked about, or 0. Not inlined: see report_bare(). Returns 0. */
+__noinline int send_net(const struct am_actor *a, const struct am_address *to, __u32 did, __u32 by,
+			__u64 held)
+{
+	__u32 verdict = did >> 8 & 0xff;
+	struct am_net_record r = {};
+
+	if (!a || !to)
+		return 0;
+	fill(&r.d, a, sizeof(*to));
+	r.d.op = did >> 16;
+	r.d.verdict = verdict;
+	r.d.rule = by >> 16;
+	r.d.reason = by & 0xffff;
+	r.d.flags = (did & 0xff) | unsure_flag(a);
+	r.d.held = held;
+	r.d.same = held;
+	r.to = *to;
+	send_record(&r, sizeof(r), verdict > AM_ALLOW || held);
+	return 0;
+}
+
+/* Sends the record unless it is a repeated plain allow. Global, so that the verifier looks at it once. Returns 0. */
 __noinline int report_net(const struct am_actor *a, const struct am_address *to, __u32 did,
 			  __u32 by)
 {
 	__u32 op = did >> 16, verdict = did >> 8 & 0xff;
-	struct am_net_record r = {};
-	__u64 low, high;
+	__u64 low, high, held = 0;
 
 	if (!a || !to)
 		return 0;
 	__builtin_memcpy(&high, to->addr, 8);
 	__builtin_memcpy(&low, to->addr + 8, 8);
-	if (verdict == AM_HOLD || (by & 0xffff) >= AM_APPROVED) {
-		r.d.held = net_print(a, to, op, by >> 16);
-		r.d.same = r.d.held;
-	} else if (verdict == AM_ALLOW &&
-		   seen_before(a, low ^ (high << 1), to->port, (op << 16) | by >> 16))
+	if (verdict == AM_HOLD || (by & 0xffff) >= AM_APPROVED)
+		held = net_print(a, to, op, by >> 16);
+	else if (verdict == AM_ALLOW &&
+		 seen_before(a, low ^ (high << 1), to->port, (op << 16) | by >> 16))
 		return 0;
-	fill(&r.d, a, sizeof(*to));
-	r.d.op = op;
-	r.d.verdict = verdict;
-	r.d.rule = by >> 16;
-	r.d.reason = by & 0xffff;
-	r.d.flags = (did & 0xff) | unsure_flag(a);
-	r.to = *to;
-	send_record(&r, sizeof(r), verdict > AM_ALLOW || r.d.held);
-	return 0;
+	return send_net(a, to, did, by, held);
 }
 
 static __always_inline void kill_from_net_hook(const struct am_actor *a)
