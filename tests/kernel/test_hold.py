@@ -10,35 +10,15 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 from tests.support.terminal import Terminal
-
-
-class Sink:
-    """A server of our own, and who connected."""
-
-    def __init__(self) -> None:
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        self.heard: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection = self.server.accept()[0]
-            except OSError:
-                return
-            self.heard.append(connection.recv(100))
-            connection.close()
 
 
 @pytest.fixture
@@ -46,46 +26,6 @@ def sink() -> Iterator[Sink]:
     sink = Sink()
     yield sink
     sink.server.close()
-
-
-def agent(host: Host, policy: Path, script: str, *arguments: object) -> subprocess.Popen[str]:
-    """An agent of a few lines of Python, in a session of its own."""
-    words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return host.spawn(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def approvals(host: Host) -> list[dict[str, Any]]:
-    done = host.agentmon("approvals", "--json")
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
-    """The questions, once there are so many."""
-    found: list[dict[str, Any]] = []
-
-    def enough() -> bool:
-        found[:] = approvals(host)
-        return len(found) >= number
-
-    wait_for(enough, f"{number} question(s)")
-    return found
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, error = process.communicate(timeout=180)
-    return process.returncode, out + error
-
-
-CONNECT = """
-    import socket, sys
-    try:
-        s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-        s.send(b"hello")
-        print("sent")
-    except OSError as error:
-        print(error.errno)
-"""
 
 
 @pytest.fixture
@@ -131,6 +71,26 @@ def test_an_approval_is_for_once(served: Host, sink: Sink, to_sink: Path) -> Non
     assert sink.heard == [b"hello"]
     served.agentmon("deny", approvals(served)[0]["id"])
     assert "sent\n1\n" in finish(running)[1]
+
+
+def test_an_approval_for_once_is_not_renewed_by_another_question(served: Host) -> None:
+    sink = Sink("0.0.0.0")
+    policy = served.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.0/8], ports: [{sink.port}], action: hold}}")
+    script = """
+        import socket, sys
+        for last in (1, 2, 1, 2, 1):
+            s = socket.socket()
+            print(last, s.connect_ex((f"127.0.0.{last}", int(sys.argv[1]))), flush=True)
+            s.close()
+    """
+    running = agent(served, policy, script, sink.port)
+    seen: list[str] = []
+    for answer in ("approve", "approve", "approve", "deny", "deny"):
+        wait_for(lambda: approvals(served) and approvals(served)[0]["id"] not in seen, f"question {len(seen) + 1}")
+        seen.append(approvals(served)[0]["id"])
+        served.agentmon(answer, seen[-1])
+    status, out = finish(running)
+    assert (status, out.split()[:10]) == (0, ["1", "0", "2", "0", "1", "0", "2", "1", "1", "1"]), out
 
 
 def test_an_approval_for_the_session_is_not_asked_for_again(served: Host, sink: Sink, to_sink: Path) -> None:

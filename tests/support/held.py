@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent that is held when it connects, whom it connects to, and what people see of that."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.support.hosts import Host, wait_for
+
+
+class Sink:
+    """A server of our own, and who connected."""
+
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.server = socket.create_server((address, 0))
+        self.port = self.server.getsockname()[1]
+        self.heard: list[bytes] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection = self.server.accept()[0]
+            except OSError:
+                return
+            self.heard.append(connection.recv(100))
+            connection.close()
+
+
+def agent(host: Host, policy: Path, script: str, *arguments: object) -> subprocess.Popen[str]:
+    """An agent of a few lines of Python, in a session of its own."""
+    words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    return host.spawn(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def approvals(host: Host) -> list[dict[str, Any]]:
+    done = host.agentmon("approvals", "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
+    """The questions, once there are so many."""
+    found: list[dict[str, Any]] = []
+
+    def enough() -> bool:
+        found[:] = approvals(host)
+        return len(found) >= number
+
+    wait_for(enough, f"{number} question(s)")
+    return found
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, error = process.communicate(timeout=180)
+    return process.returncode, out + error
+
+
+CONNECT = """
+    import socket, sys
+    try:
+        s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+        s.send(b"hello")
+        print("sent")
+    except OSError as error:
+        print(error.errno)
+"""
