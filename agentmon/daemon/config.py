@@ -35,6 +35,17 @@ class DaemonConfig(_Table):
     """Live sessions of one ordinary user."""
 
 
+class HoldConfig(_Table):
+    """``[hold]``: how much an agent may ask of people."""
+
+    open_per_session: int = Field(default=16, ge=1, le=512)
+    """Approvals of one session that may wait at once; what is beyond is denied."""
+    asked_per_minute: int = Field(default=60, ge=1, le=100_000)
+    """Approvals that one session may ask for within a minute; what is beyond is denied."""
+    expire_s: float = Field(default=600.0, ge=1, le=31 * 86400)
+    """What nobody answered by then is denied."""
+
+
 class NotifyConfig(_Table):
     """``[notify]``: who is told that something is held."""
 
@@ -90,6 +101,7 @@ class Config(_Table):
     """The whole file."""
 
     daemon: DaemonConfig = DaemonConfig()
+    hold: HoldConfig = HoldConfig()
     notify: NotifyConfig = NotifyConfig()
 
 
@@ -124,7 +136,7 @@ def _mistake(path: Path, text: str, location: tuple[int | str, ...], message: st
     if len(names) > 1:
         line = _line(text, key, line)
     if message == "Extra inputs are not permitted":
-        tables: dict[str, type[_Table]] = {"daemon": DaemonConfig, "notify": NotifyConfig}
+        tables: dict[str, type[_Table]] = {"daemon": DaemonConfig, "hold": HoldConfig, "notify": NotifyConfig}
         known = list(tables[table].model_fields if len(names) > 1 else Config.model_fields)
         near = difflib.get_close_matches(key, known, 1)
         message = f"unknown key `{key}`" + (f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")
