@@ -100,8 +100,11 @@ class Service:
 
 
 @contextlib.contextmanager
-def service() -> Iterator[Service]:
-    """``agentmon daemon`` with its own socket, state and pins, up to READY=1; ended by SIGTERM."""
+def service(more: str = "") -> Iterator[Service]:
+    """``agentmon daemon`` with its own socket, state and pins, up to READY=1; ended by SIGTERM.
+
+    ``more``: further tables of its configuration.
+    """
     with tempfile.TemporaryDirectory(prefix="agentmon-bench-", dir="/tmp") as name:
         folder = Path(name)
         config = folder / "agentmon.toml"
@@ -109,7 +112,7 @@ def service() -> Iterator[Service]:
         lines = {
             "socket": folder / "control.sock", "state": folder / "state", "audit": folder / "audit.db", "pins": pins,
         }  # fmt: skip
-        config.write_text("[daemon]\n" + "".join(f'{key} = "{value}"\n' for key, value in lines.items()))
+        config.write_text("[daemon]\n" + "".join(f'{key} = "{value}"\n' for key, value in lines.items()) + more)
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(str(folder / "notify"))
         notify.settimeout(READY_S)

@@ -154,29 +154,38 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 
 	if (!a)
 		return AM_DENY;
-	session.serial = a->proc.serial;
-	session.what = same;
-	until = bpf_map_lookup_elem(&approvals, &session);
-	if (until && now < *until)
-		return am_say(AM_ALLOW, AM_APPROVED);
-	fresh.call = call_print(t);
-	if (!fresh.call)
-		return am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
 	k.start_ns = a->key.start_ns;
 	k.tgid = a->key.tgid;
 	k.tid = bpf_get_current_pid_tgid();
 	last = bpf_map_lookup_elem(&held, &k); /* object 0: when it was last kicked */
 	k.object = object;
+	session.serial = a->proc.serial;
+	session.what = same;
+	until = bpf_map_lookup_elem(&approvals, &session);
+	if (until && now < *until) {
+		if (last)
+			last->used_ns = now;
+		return am_say(AM_ALLOW, AM_APPROVED);
+	}
+	fresh.call = call_print(t);
+	if (!fresh.call)
+		return am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
 	h = bpf_map_lookup_elem(&held, &k);
 	answer = h ? bpf_map_lookup_elem(&answers, &k) : NULL;
-	if (answer && answer->verdict == AM_DENY && now < answer->until_ns)
+	if (answer && answer->verdict == AM_DENY && now < answer->until_ns) {
+		if (last)
+			last->used_ns = now;
 		return am_say(AM_DENY, AM_REFUSED);
-	/* once: again only if the same call had to wait for something else since, and starts anew */
+	}
+	/* once: again only if the same call still waits for something else, and starts anew for it */
 	if (answer && answer->verdict == AM_ALLOW && now < answer->until_ns &&
-	    (!h->used_ns || (last && last->asked_ns > h->used_ns && last->call == h->call &&
-			     h->call == fresh.call))) {
-		if (!h->used_ns)
+	    (!h->used_ns || (last && !last->used_ns && last->asked_ns > h->used_ns &&
+			     last->call == h->call && h->call == fresh.call))) {
+		if (!h->used_ns) {
 			said |= AM_ASK_NEW;
+			if (last)
+				last->used_ns = now;
+		}
 		h->used_ns = now;
 		h->call = fresh.call;
 		return am_say(AM_ALLOW, AM_APPROVED) | (said & AM_ASK_NEW);
@@ -190,6 +199,8 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 		said |= AM_ASK_NEW;
 	} else if (h && !answer && now - h->asked_ns > knobs.park_ns) {
 		bpf_map_delete_elem(&held, &k);
+		if (last)
+			last->used_ns = now;
 		return am_say(AM_DENY, AM_NOT_PARKED) | AM_ASK_NEW;
 	} else if (!h) {
 		fresh.asked_ns = now;

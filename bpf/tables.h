@@ -291,7 +291,7 @@ struct am_hold_key {
 
 struct am_held {
 	__u64 asked_ns; /* boot time; of the thread itself: when it was last made to restart its call */
-	__u64 used_ns; /* when it was let through; 0: not yet */
+	__u64 used_ns; /* when it was let through; of the thread itself: or refused; 0: not yet */
 	__u64 call; /* fingerprint of the system call */
 };
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from agentmon.cli.approvals import ASKED_HELP
 from agentmon.cli.common import add_json, add_verb, connect, print_json
 
 
@@ -23,7 +24,7 @@ def register(subparsers: Any) -> None:
         agentmon answer q-7f3a "no; use the test server on port 8080"
         """,
     )
-    parser.add_argument("question", metavar="QUESTION", help="its id, from `agentmon approvals`")
+    parser.add_argument("question", metavar="QUESTION", help=ASKED_HELP)
     parser.add_argument("text", metavar="TEXT", help="what to answer, at most 2,000 characters")
     add_json(parser)
     parser.set_defaults(func=handle)

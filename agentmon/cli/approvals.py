@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from agentmon.cli.common import add_json, add_verb, connect, print_json
+from agentmon.cli.common import add_json, add_verb, connect, print_json, say
+from agentmon.control.protocol import UnreachableError
 from agentmon.model.text import clean
 
-POLL_S = 0.5
+RECONNECT_S = 0.5
 #: By which `completion` knows what to offer.
 HELD_HELP = "from `agentmon approvals`"
+ASKED_HELP = "its id, from `agentmon approvals`"
 
 
 def register(subparsers: Any) -> None:
@@ -26,38 +29,86 @@ def register(subparsers: Any) -> None:
         `agentmon deny`, or until nobody has answered in time, which denies it; and the questions that agents
         asked with `agentmon ask` and that have no answer yet. Of your own sessions, as root of all. Nobody
         inside a session may see or answer them.
+
+        --follow tells each once, as it comes, and survives a restart of the daemon; --wait tells what waits as soon
+        as something does, and ends.
         """,
         """
         agentmon approvals
         agentmon approve a-3
         agentmon answer q-7f3a "yes, to main"
-        agentmon approvals --wait --json | while read -r line; do …; done
+        agentmon approvals --wait --json | jq -r .id
+        agentmon approvals --follow --json | while read -r line; do …; done
         """,
     )
     parser.add_argument("--all", action="store_true", help="questions that have an answer too")
-    parser.add_argument("--wait", action="store_true", help="wait until there is something")
+    until = parser.add_mutually_exclusive_group()
+    until.add_argument("--wait", action="store_true", help="wait until there is something")
+    until.add_argument("--follow", action="store_true", help="go on: each approval and question, once")
     add_json(parser)
     parser.set_defaults(func=handle)
 
 
 def handle(args: argparse.Namespace) -> int:
     """Ask and show."""
+    if args.follow:
+        return _follow(args)
     with connect(args) as client:
-        while not ((reply := client.call("approvals", all=args.all))["approvals"] or reply["questions"]) and args.wait:
-            time.sleep(POLL_S)
-    held, questions = reply["approvals"], reply["questions"]
+        reply = client.call("approvals", all=args.all)
+        if args.wait and not (reply["approvals"] or reply["questions"]):
+            for _ in _news(args):
+                reply = client.call("approvals", all=args.all)
+                if reply["approvals"] or reply["questions"]:
+                    break
+    _show(args, reply["approvals"], reply["questions"])
+    return 0
+
+
+def _follow(args: argparse.Namespace) -> int:
+    """Until it is interrupted."""
+    told: set[str] = set()
+    connected = False
+    while True:
+        try:
+            for _ in _news(args):
+                connected = True
+                with connect(args) as client:
+                    reply = client.call("approvals", all=args.all)
+                held = [a for a in reply["approvals"] if a["id"] not in told]
+                questions = [q for q in reply["questions"] if q["question"] not in told]
+                told = {*(a["id"] for a in reply["approvals"]), *(q["question"] for q in reply["questions"])}
+                if held or questions:
+                    _show(args, held, questions)
+        except UnreachableError:
+            if not connected:
+                raise
+        say("the daemon went away; waiting for the next")
+        time.sleep(RECONNECT_S)
+
+
+def _news(args: argparse.Namespace) -> Iterator[None]:
+    """Now, and whenever something may have come. Ends with the daemon. Raises `UnreachableError`."""
+    with connect(args) as client:
+        for message in client.stream("watch"):
+            event = message.get("event", {})
+            asked = event.get("kind") == "approval" or event.get("operation") in ("asked", "answered")
+            if message.get("ok") or "dropped" in message or asked:
+                yield
+
+
+def _show(args: argparse.Namespace, held: list[dict[str, Any]], questions: list[dict[str, Any]]) -> None:
     if args.json:
         for item in [*held, *questions]:
             print_json(item)
-        return 0
+        return
     from agentmon.cli import render
 
     for approval in held:
-        print(_held(approval))
+        print(_held(approval), flush=True)
     if not questions:
         if not held:
             print("nothing is held, nothing is asked")
-        return 0
+        return
     rows = [
         (
             q["question"], q["session"], q["policy"], _age(time.time() - q["asked_ns"] / 1e9),
@@ -68,20 +119,35 @@ def handle(args: argparse.Namespace) -> int:
     heads = ("QUESTION", "SESSION", "POLICY", "AGE", "TEXT", "ANSWER")
     kept = len(heads) if args.all else -1
     render.console().print(render.table(heads[:kept], [row[:kept] for row in rows]))
-    return 0
 
 
 def _held(approval: dict[str, Any]) -> str:
     left_s = max(0, approval["deadline_ns"] - time.time_ns()) / 1e9
     because = f": {approval['reason']}" if approval["reason"] else ""
+    now_ns = time.time_ns()
     lines = [
         f"{approval['id']}  {approval['session']}  {approval['operation']} {approval['object']}",
         "  CHANGED while it was held: look again" if approval["changed"] else "",
         f"  rule {approval['rule'] or 'default'}{because}",
         f"  asked by {approval['pid']}: {' '.join(approval['command']) or approval['comm']}",
+        f"  under {' < '.join(approval['parents'])}" if approval["parents"] else "",
+        *(f"  before, {_age((now_ns - deed['time_ns']) / 1e9)} ago: {deed_line(deed)}" for deed in approval["recent"]),
+        f"  for the session means: {approval['scope_help']}",
         f"  denied in {left_s:.0f} s, unless: agentmon approve {approval['id']} [--session | --for 10m | --always]",
     ]
     return "\n".join(clean(" ".join(line.split("\n"))) for line in lines if line)
+
+
+def deed_line(deed: dict[str, Any]) -> str:
+    """One thing that a session did, of an approval's `recent`."""
+    verdict = "" if deed["verdict"] == "allow" else f"{deed['verdict']} "
+    return f"{verdict}{deed['operation']} {deed['object']} by {deed['comm']}[{deed['pid']}]"
+
+
+def answered(reply: dict[str, Any]) -> dict[str, Any]:
+    """What the daemon took an answer for, as `--json` has it."""
+    names = ("session", "answer", "operation", "object")
+    return {"id": reply["approval"]} | {name: reply[name] for name in names}
 
 
 def _age(seconds: float) -> str:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
-from agentmon.cli.approvals import HELD_HELP
+from agentmon.cli.approvals import HELD_HELP, answered
 from agentmon.cli.common import UsageError, add_json, add_verb, connect, print_json
+from agentmon.model.text import clean
 
 
 def register(subparsers: Any) -> None:
@@ -41,19 +43,26 @@ def register(subparsers: Any) -> None:
     scope.add_argument(
         "--session", action="store_true", help="the same operation on the same object, until the session ends"
     )
-    scope.add_argument("--for", dest="span", metavar="TIME", type=_span, help="the same, for so long: 90s, 10m, 2h")
+    scope.add_argument("--for", dest="span", metavar="TIME", type=_span, help="the same, for so long: 90s, 10m, 2h, 1d")
     scope.add_argument("--always", action="store_true", help="for the session, and in its policy from now on")
     parser.add_argument("--yes", action="store_true", help="with --always: do not ask whether to write that")
     add_json(parser)
     parser.set_defaults(func=handle)
 
 
+#: As the daemon has it.
+LONGEST_S = 31 * 86400
+
+
 def _span(text: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600}
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     try:
-        return float(text[:-1]) * units[text[-1:]]
+        seconds = float(text[:-1]) * units[text[-1:]]
     except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"`{text}` is no span of time: write 90s, 10m or 2h") from None
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"`{text}` is no span of time: write 90s, 10m, 2h or 1d, at most 31d")
+    return seconds
 
 
 def handle(args: argparse.Namespace) -> int:
@@ -75,7 +84,10 @@ def handle(args: argparse.Namespace) -> int:
     with connect(args) as client:
         reply = client.call("approve", **fields)
     if args.json:
-        print_json({"id": reply["approval"], "session": reply["session"], "answer": reply["answer"], **more})
+        print_json(answered(reply) | {"scope": reply["scope"], "for_s": reply["for_s"]} | more)
     else:
-        print(f"{reply['id']} of {reply['session']} approved")
+        span = f"for {args.span:g} s" if args.span else "for the session" if longer else "once"
+        print(
+            clean(f"{reply['approval']} of {reply['session']} approved {span}: {reply['operation']} {reply['object']}")
+        )
     return 0

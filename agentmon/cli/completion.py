@@ -38,7 +38,8 @@ def handle(args: argparse.Namespace) -> int:
 def _words() -> tuple[dict[str, list[str]], set[str]]:
     """Verb (with its own verb), or that and an option -> what may follow it; the options that take a value.
 
-    The words `POLICY`, `PACK`, `SESSION`, `RECORDED` and `APPROVAL` stand for all that there are when somebody asks.
+    The words `POLICY`, `PACK`, `SESSION`, `RECORDED`, `APPROVAL` and `QUESTION` stand for all that there are when
+    somebody asks.
     """
     from agentmon.cli.main import build_parser
 
@@ -66,7 +67,7 @@ def _words() -> tuple[dict[str, list[str]], set[str]]:
 
 def _values(action: argparse.Action) -> list[str]:
     """What an argument may be, by its choices or by what help calls it."""
-    from agentmon.cli.approvals import HELD_HELP
+    from agentmon.cli.approvals import ASKED_HELP, HELD_HELP
     from agentmon.cli.recorded import SESSION_HELP
     from agentmon.model.conditions import Risk
     from agentmon.model.operations import OPERATIONS
@@ -77,6 +78,8 @@ def _values(action: argparse.Action) -> list[str]:
         return ["RECORDED"]
     if action.help == HELD_HELP:
         return ["APPROVAL"]
+    if action.help == ASKED_HELP:
+        return ["QUESTION"]
     if action.dest == "policy":
         return ["POLICY"]
     known = {
@@ -114,6 +117,7 @@ _SCRIPT = r"""_agentmon() {
   *' SESSION '*) words="${words/SESSION/} $(_agentmon_sessions)" ;;
   *' RECORDED '*) words="${words/RECORDED/} last all $(_agentmon_sessions)" ;;
   *' APPROVAL '*) words="${words/APPROVAL/} $(_agentmon_approvals)" ;;
+  *' QUESTION '*) words="${words/QUESTION/} $(_agentmon_questions)" ;;
   esac
   COMPREPLY+=($(compgen -W "$words" -- "$cur"))
 }
@@ -125,6 +129,9 @@ _agentmon_sessions() {
 }
 _agentmon_approvals() {
   "${COMP_WORDS[0]}" approvals --json 2>/dev/null | grep -o '"id":"a-[^"]*"' | cut -d '"' -f 4
+}
+_agentmon_questions() {
+  "${COMP_WORDS[0]}" approvals --json 2>/dev/null | grep -o '"question":"q-[^"]*"' | cut -d '"' -f 4
 }
 _agentmon_words() {
   case $1 in

@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from agentmon.cli.approvals import HELD_HELP
+from agentmon.cli.approvals import HELD_HELP, answered
 from agentmon.cli.common import add_json, add_verb, connect, print_json
+from agentmon.model.text import clean
 
 
 def register(subparsers: Any) -> None:
@@ -35,7 +36,7 @@ def handle(args: argparse.Namespace) -> int:
     with connect(args) as client:
         reply = client.call("deny", approval=args.id, reason=args.reason)
     if args.json:
-        print_json({"id": reply["approval"], "session": reply["session"], "answer": reply["answer"]})
+        print_json(answered(reply))
     else:
-        print(f"{reply['id']} of {reply['session']} denied")
+        print(clean(f"{reply['approval']} of {reply['session']} denied: {reply['operation']} {reply['object']}"))
     return 0

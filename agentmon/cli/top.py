@@ -52,7 +52,7 @@ def handle(args: argparse.Namespace) -> int:
 
     inbox = Inbox()
     feed = Feed(lambda: connect(args), inbox, everything=args.all, session=args.session)
-    app = Top(State(args.session, args.all), inbox, feed)
+    app = Top(State(args.session, args.all), inbox, feed, terminal=sys.stdin.fileno())
     app.run(mouse=False)  # the terminal's own selection goes on working
     return app.return_code or 0
 

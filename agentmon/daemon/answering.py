@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import pwd
+import time
 from typing import TYPE_CHECKING, Any
 
 from agentmon.control.protocol import RefusedError
 from agentmon.daemon.callers import Caller
 from agentmon.daemon.requests import Approve, Deny
-from agentmon.engine.holds import Approval
+from agentmon.engine.holds import Approval, Outcome
 from agentmon.host import process
 from agentmon.model.operations import Action
 
@@ -34,14 +35,14 @@ class Held:
         span = f" for {request.for_s:g} s" if request.for_s else " for the session" if scope == "session" else " once"
         how = f"approved by {user_name(caller.peer.uid)}{span}"
         self._daemon.holding.answer(approval, Action.ALLOW, scope, request.for_s, how)
-        return {"approval": approval.id, "session": approval.session, "answer": "approved"}
+        return _answered(approval, "approved") | {"scope": scope, "for_s": request.for_s}
 
     def deny(self, caller: Caller, request: Deny) -> dict[str, Any]:
         """Refuse it."""
         approval = self._find(caller, request.approval)
         how = f"denied by {user_name(caller.peer.uid)}" + (f": {request.reason}" if request.reason else "")
         self._daemon.holding.answer(approval, Action.DENY, "once", None, how)
-        return {"approval": approval.id, "session": approval.session, "answer": "denied"}
+        return _answered(approval, "denied")
 
     def _under(self, approval: Approval) -> dict[str, Any]:
         """The policy that it is held by, and for whom that speaks: `approve --always` edits it."""
@@ -59,7 +60,40 @@ class Held:
         for approval in self._own(caller):
             if approval.id == approval_id:
                 return approval
-        raise RefusedError(f"nothing waits under `{approval_id}` (any more); see `agentmon approvals`", "failed")
+        outcome = self._daemon.engine.holds.outcome(approval_id)
+        if outcome is not None and self._may_know(caller, outcome.approval.session):
+            raise RefusedError(_too_late(outcome), "failed", {"approval": approval_id, "state": outcome.how})
+        if self._daemon.questions.find(approval_id) is not None:
+            raise RefusedError(f"`{approval_id}` is a question: use `agentmon answer {approval_id} TEXT`", "failed")
+        raise RefusedError(
+            f"there is no approval `{approval_id}`; `agentmon approvals` lists what waits", "failed",
+            {"approval": approval_id, "state": "unknown"},
+        )  # fmt: skip
+
+    def _may_know(self, caller: Caller, session_id: str) -> bool:
+        session = self._daemon.engine.find(session_id) or self._daemon.ended.get(session_id)
+        return caller.privileged if session is None else caller.may_see(session)
+
+
+def _answered(approval: Approval, answer: str) -> dict[str, Any]:
+    return {
+        "approval": approval.id, "session": approval.session, "answer": answer, "operation": approval.operation,
+        "object": approval.object,
+    }  # fmt: skip
+
+
+def _too_late(outcome: Outcome) -> str:
+    """Why it cannot be answered any more, and what to do."""
+    id_, again = outcome.approval.id, "if the agent tries again, it is asked under another id"
+    match outcome.how:
+        case "answered":
+            seconds = max(0.0, (time.time_ns() - outcome.at_ns) / 1e9)
+            return f"`{id_}` is answered already: {outcome.why}, {seconds:.0f} s ago; see `agentmon approvals`"
+        case "expired":
+            return f"`{id_}` was denied: {outcome.why}; {again}: see `agentmon approvals`"
+        case "changed":
+            return f"`{id_}` changed while it was held, and is asked again; look at it in `agentmon approvals`"
+    return f"nothing waits under `{id_}` any more: who asked has ended, or gave up; see `agentmon approvals`"
 
 
 def _told(approval: Approval) -> dict[str, Any]:
@@ -71,6 +105,7 @@ def _told(approval: Approval) -> dict[str, Any]:
         "deadline_ns": approval.deadline_ns, "waiters": len(approval.waiters),
         "scope_help": f"{approval.operation} of {approval.object}, by whatever this session runs, until it ends",
         "command": process.command_line(first.pid), "parents": process.parents(first.pid),
+        "recent": list(approval.recent),
     }  # fmt: skip
 
 

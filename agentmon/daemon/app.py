@@ -30,6 +30,7 @@ from agentmon.engine import (
     EndSession,
     Engine,
     Kill,
+    Limits,
     Mismatch,
     Park,
     Questions,
@@ -67,7 +68,8 @@ class Daemon:
         self.config = config
         self.monitor = monitor
         self.embedded = embedded
-        self.engine = Engine()
+        hold = config.hold
+        self.engine = Engine(Limits(hold.open_per_session, hold.asked_per_minute, hold.expire_s))
         self.book = PolicyBook(implied=monitor.refuses_unix, control=config.daemon.socket)
         self.health = Health()
         self.directory = StateDirectory(config.daemon.state)
@@ -223,8 +225,8 @@ class Daemon:
                 log(f"{record.session}: {message}")
             case Park(waiter):
                 self.holding.park(waiter)
-            case Settle(waiters, action):
-                self.holding.settle(waiters, action)
+            case Settle(waiters, action, remember):
+                self.holding.settle(waiters, action, remember=remember)
             case Tell(event, approval):
                 owner = self.engine.session(approval.slot)
                 self.notifications.tell(event, approval, owner.uid if owner else approval.uid)

@@ -167,6 +167,8 @@ def _run(words: Sequence[str], data: bytes, uid: int | None, more: Mapping[str, 
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise UndeliveredError(f"cannot run `{words[0]}`: {error}") from error
+    with contextlib.suppress(OSError):  # the daemon's own is for the daemon
+        os.setpriority(os.PRIO_PROCESS, child.pid, 0)
     try:
         child.communicate(data, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:

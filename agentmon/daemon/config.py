@@ -37,10 +37,16 @@ class DaemonConfig(_Table):
 
 
 class HoldConfig(_Table):
-    """``[hold]``: how long what is held waits."""
+    """``[hold]``: how long what is held waits, and how much an agent may ask of people."""
 
     park_ms: int = Field(default=PARK_MS, ge=50, le=60_000)
     """Milliseconds: what is not frozen by then is denied, in the kernel. More for slow hosts."""
+    open_per_session: int = Field(default=16, ge=1, le=512)
+    """Approvals of one session that may wait at once; what is beyond is denied."""
+    asked_per_minute: int = Field(default=60, ge=1, le=100_000)
+    """Approvals that one session may ask for within a minute; what is beyond is denied."""
+    expire_s: float = Field(default=600.0, ge=1, le=31 * 86400)
+    """What nobody answered by then is denied."""
 
 
 class NotifyConfig(_Table):

@@ -146,8 +146,14 @@ def _mark(
     ]
     if not request.waiting:
         refuse_unaccepted(findings, request.accept)
+    if _holds(prepared.bound):
+        daemon.holding.expect()
     found = [] if request.waiting else orphans({key.pid for key in keys})
     return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor.tier))
+
+
+def _holds(bound: BoundPolicy) -> bool:
+    return any(r.action is Action.HOLD for r in bound.rules) or Action.HOLD in bound.defaults
 
 
 def _unheld(bound: BoundPolicy, tier: Tier) -> list[str]:

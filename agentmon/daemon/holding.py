@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import time
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from agentmon.daemon import warden
@@ -23,41 +27,104 @@ if TYPE_CHECKING:
 
 SCOPES = ("once", "session")
 
+_FIELDS = tuple(field.name for field in fields(Approval))
+
+#: How long the kernel's tables keep an answer. Of a refusal: whoever tries again within that is refused again, unasked.
+#: They have room for few, and an agent that asks too much shall not fill them.
+KEPT_REFUSED_S = 300.0
+KEPT_S = 5.0
+#: An approval that nobody used: its thread is stopped, maybe.
+KEPT_UNUSED_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """An answer that the kernel was given."""
+
+    waiter: Waiter
+    action: Action
+    at_s: float
+
 
 class Holding:
-    """The side of `engine.holds` that touches the kernel."""
+    """The side of `engine.holds` that touches the kernel.
+
+    What freezes and lets go may block for long (`host.parking`), so one thread does it, each thing in its turn; another
+    one writes the file.
+    """
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._lot = warden.lot_name(daemon.config.daemon.pins)
         self._parking = Parking(cgroup2_root(), self._lot)
+        self._mover = ThreadPoolExecutor(1, "holding")
+        self._writer = ThreadPoolExecutor(1, "held.json")
         self._file = daemon.config.daemon.state / "held.json"
         self._warden: subprocess.Popen[bytes] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unsaved = False
+        self._settled: deque[_Settled] = deque()
+        self._looked_s = 0.0
+        self._sweep: Future[None] | None = None
+
+    def expect(self) -> None:
+        """Somebody may be held from now on: what that takes is made ready."""
+        self._mover.submit(self._watch_over)
 
     def park(self, waiter: Waiter) -> None:
         """Freeze its process; what cannot be frozen is denied."""
-        try:
-            if waiter.process not in self._parking:
-                self._parking.park(waiter.process)
-            self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, Action.HOLD)
-            if self._warden is None:  # after it, which has to be quick
-                self._warden = warden.start(
-                    self._daemon.monitor.pin_directory, self._daemon.config.daemon.state, self._lot
-                )
-        except (ParkingError, KernelError, OSError) as error:
-            self._daemon.engine.holds.ended(waiter.process)
-            self._daemon.engine.holds.why[waiter.held] = f"it cannot be held: {error}"
-            self.settle((waiter,), Action.DENY)
-        self._save()
+        self._loop = self._loop or asyncio.get_running_loop()
+        self._mover.submit(self._park, waiter, self._loop)
+        self._save_soon()
 
-    def settle(self, waiters: tuple[Waiter, ...], action: Action) -> None:
-        """Tell the kernel, then let go on who waits for nothing else."""
+    def _park(self, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread."""
+        why = ""
+        try:
+            self._watch_over()
+            self._parking.park(waiter.process)
+        except (ParkingError, OSError) as error:
+            why = f"it cannot be held: {error}"
+        loop.call_soon_threadsafe(self._parked, waiter, why)
+
+    def _watch_over(self) -> None:
+        if self._warden is None:
+            self._warden = warden.start(self._daemon.monitor.pin_directory, self._daemon.config.daemon.state, self._lot)
+
+    def _parked(self, waiter: Waiter, why: str) -> None:
+        if not self._daemon.engine.holds.waits(waiter):
+            return  # it was answered, or has ended, meanwhile; the thread lets it go next
+        try:
+            if not why:
+                self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, Action.HOLD)
+        except KernelError as error:
+            why = f"it cannot be held: {error}"
+        if why:
+            self._daemon.engine.holds.ended(waiter.process)
+            self._daemon.engine.holds.why[waiter.held] = why
+            self.settle((waiter,), Action.DENY)
+
+    def settle(self, waiters: tuple[Waiter, ...], action: Action, *, remember: bool = True) -> None:
+        """Tell the kernel, then let go on who waits for nothing else. ``remember``: a refusal counts for a while."""
+        now_s = time.monotonic()
         for waiter in waiters:
             self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, action)
+            self._settled.append(_Settled(waiter, action, now_s if remember else now_s - KEPT_REFUSED_S + KEPT_S))
         for process in {waiter.process for waiter in waiters}:
             if not self._daemon.engine.holds.of(process):
-                self._parking.unpark(process)
-        self._save()
+                self._move(self._parking.unpark, process)
+        self._save_soon()
+
+    def _move(self, what: Callable[..., None], *arguments: ProcessKey) -> Future[None]:
+        def do() -> None:
+            try:
+                what(*arguments)
+            except ParkingError as error:
+                from agentmon.daemon.app import log
+
+                log(f"what was held goes on, but is not where it was: {error}")
+
+        return self._mover.submit(do)
 
     def answer(self, approval: Approval, action: Action, scope: str, for_s: float | None, how: str) -> None:
         """Decide a approval, and with it all that ask the same."""
@@ -80,17 +147,45 @@ class Holding:
         """Deny what nobody answered; let go on who was frozen by the way."""
         daemon = self._daemon
         daemon.execute_all(daemon.engine.expire(time.time_ns()))
-        self._parking.sweep()
+        self._forget_settled()
+        if self._loop is not None and (self._sweep is None or self._sweep.done()):
+            self._sweep = self._move(self._parking.sweep)
+
+    def _forget_settled(self) -> None:
+        """The kernel's tables are small. Whoever waits for another part of the same call still needs the first."""
+        answers, holds = self._daemon.monitor.answers, self._daemon.engine.holds
+        now_s = time.monotonic()
+        if now_s - self._looked_s < 1:
+            return
+        self._looked_s = now_s
+        for _ in range(len(self._settled)):
+            one = self._settled.popleft()
+            waiter, age_s = one.waiter, now_s - one.at_s
+            if holds.waits(waiter):
+                continue  # asked again: the next answer is what counts
+            if one.action is Action.DENY:
+                over = age_s > KEPT_REFUSED_S
+            else:
+                used = age_s > KEPT_S and answers.used(waiter.process, waiter.tid, waiter.held)
+                over = used or age_s > KEPT_UNUSED_S
+            if over and not holds.of(waiter.process):
+                answers.forget(waiter.process, waiter.tid, waiter.held)
+            else:
+                self._settled.append(one)
 
     def ended(self, process: ProcessKey) -> None:
         """It is gone."""
-        self._parking.unpark(process)
+        self._move(self._parking.leave, process)
         self._daemon.monitor.answers.forget_process(process)
 
     def end(self, why: str) -> None:
         """Nobody will answer any more: deny all."""
         for approval in self._daemon.engine.holds.open:
             self._daemon.execute_all(self._daemon.engine.decide(approval, Action.DENY, why, time.time_ns()))
+        self._move(self._parking.leave_all)
+        self._mover.shutdown()
+        self._save()
+        self._writer.shutdown()
         if self._warden is not None:
             self._warden.terminate()
             self._warden.wait()
@@ -98,10 +193,12 @@ class Holding:
     def adopt(self) -> None:
         """Know again what an earlier daemon held; what it cannot have asked about is denied."""
         daemon = self._daemon
+        self._loop = asyncio.get_running_loop()
         lots = self._parking.adopt()
         waiting = set(daemon.monitor.answers.waiting())
         for data in self._load():
-            approval = Approval(**{**data, "waiters": [Waiter(ProcessKey(*p), t, h) for p, t, h in data["waiters"]]})
+            waiters = [Waiter(ProcessKey(*p), t, h) for p, t, h in data["waiters"]]
+            approval = Approval(**{**data, "waiters": waiters, "recent": tuple(data.get("recent", ()))})
             approval.waiters = [w for w in approval.waiters if (w.process, w.tid, w.held) in waiting]
             session = daemon.engine.session(approval.slot)
             if approval.waiters and session is not None and session.id == approval.session:
@@ -117,16 +214,28 @@ class Holding:
             if not any(pid in known for pid, where in lots.items() if where == lot):
                 empty(lot)
         self._parking.sweep()
+        if daemon.engine.holds.open:
+            self._watch_over()
+
+    def _save_soon(self) -> None:
+        """Once for all that comes together: with many that wait, this is what costs."""
+        if self._loop is not None and not self._unsaved:
+            self._unsaved = True
+            self._loop.call_soon(self._save)
 
     def _save(self) -> None:
-        rows = []
-        for approval in self._daemon.engine.holds.open:
-            row = asdict(approval)
-            row["waiters"] = [((w.process.pid, w.process.start_ns), w.tid, w.held) for w in approval.waiters]
-            rows.append(row)
+        self._unsaved = False
+        self._writer.submit(self._write, [_row(approval) for approval in self._daemon.engine.holds.open])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
         new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(rows), encoding="utf-8")
-        os.replace(new, self._file)
+        try:
+            new.write_text(json.dumps(rows), encoding="utf-8")
+            os.replace(new, self._file)
+        except OSError as error:
+            from agentmon.daemon.app import log
+
+            log(f"cannot write `{self._file}`: {error.strerror}; what is held would be denied by the next daemon")
 
     def _load(self) -> list[dict[str, Any]]:
         try:
@@ -134,3 +243,9 @@ class Holding:
         except (OSError, ValueError):
             return []
         return rows if isinstance(rows, list) else []
+
+
+def _row(approval: Approval) -> dict[str, Any]:
+    row = {name: getattr(approval, name) for name in _FIELDS}
+    row["waiters"] = [((w.process.pid, w.process.start_ns), w.tid, w.held) for w in approval.waiters]
+    return row

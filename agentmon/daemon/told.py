@@ -107,6 +107,10 @@ class Told:
         """Answer a question."""
         question = self._daemon.questions.find(request.question)
         session = self._daemon.engine.find(question.session) if question is not None else None
+        if question is None and self._daemon.engine.holds.find(request.question) is not None:
+            raise RefusedError(
+                f"`{request.question}` is held: use `agentmon approve {request.question}`, or `deny`", "failed"
+            )
         if question is None or session is None or not caller.may_see(session):
             raise RefusedError(f"there is no question `{request.question}`; see `agentmon approvals`", "failed")
         Questions.answer(question, request.text, caller.peer.uid, time.time_ns())

@@ -14,10 +14,13 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from agentmon.errors import AgentmonError
-from agentmon.host.parking import empty, lots
+from agentmon.host import starting
+from agentmon.host.parking import ParkingError, empty, lots
 from agentmon.kernel.answers import MAPS, Answers
 from agentmon.kernel.host import cgroup2_root
 from agentmon.kernel.tables import open_maps
@@ -25,6 +28,10 @@ from agentmon.model.operations import Action
 
 #: How long the next daemon may take to come.
 GRACE_S = 30.0
+#: Who holds the lock for so long, and has started, is the next daemon: the one that died gives it back only after the
+#: pipe, and one that fails while it starts takes over nothing.
+SETTLED_S = 5.0
+POLL_S = 0.5
 
 
 def lot_name(pins: Path) -> str:
@@ -47,25 +54,43 @@ def let_go(pins: Path, lot: str) -> int:
             answers.put(process, tid, held, Action.DENY)
             denied += 1
     for where in lots(cgroup2_root(), lot):
-        empty(where)
+        with contextlib.suppress(ParkingError):  # the others go on
+            empty(where)
     return denied
+
+
+def nobody_comes(
+    lock: BinaryIO,
+    state: Path,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait for the next daemon. False: it is there. True: it did not come in `GRACE_S`, and now none may."""
+    died_s = clock()
+    taken_s: float | None = None
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            now_s = clock()
+            if taken_s is None or starting.under_way(state):
+                taken_s = now_s
+            if now_s - taken_s >= SETTLED_S:
+                return False
+        else:
+            if clock() - died_s > GRACE_S:
+                return True
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            taken_s = None
+        sleep(POLL_S)
 
 
 def main(pins: str, state: str, lot: str) -> None:
     """Wait for the daemon's end; then for the next one."""
     sys.stdin.buffer.read()
-    deadline = time.monotonic() + GRACE_S
     with open(Path(state, "lock"), "rb") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return  # it takes over what was held
-            if time.monotonic() > deadline:
-                let_go(Path(pins), lot)  # while nobody else may come
-                return
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            time.sleep(0.5)
+        if nobody_comes(lock, Path(state)):
+            let_go(Path(pins), lot)
 
 
 if __name__ == "__main__":

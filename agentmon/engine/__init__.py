@@ -15,7 +15,7 @@ from agentmon.engine.commands import (
     Unpark,
 )
 from agentmon.engine.core import Engine
-from agentmon.engine.holds import Approval
+from agentmon.engine.holds import Approval, Limits
 from agentmon.engine.questions import Question, Questions
 from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View
 
@@ -28,6 +28,7 @@ __all__ = [
     "Judge",
     "Judgement",
     "Kill",
+    "Limits",
     "Mismatch",
     "Park",
     "Process",

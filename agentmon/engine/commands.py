@@ -64,10 +64,14 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Tell the kernel what was decided of these waiters; processes that wait for nothing else go on."""
+    """Tell the kernel what was decided of these waiters; processes that wait for nothing else go on.
+
+    ``remember``: somebody said so; who tries again is not to ask again at once.
+    """
 
     waiters: tuple[Waiter, ...]
     action: Action
+    remember: bool = True
 
 
 @dataclass(frozen=True, slots=True)

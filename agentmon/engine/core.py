@@ -24,7 +24,7 @@ from agentmon.engine.commands import (
     Tell,
     Unpark,
 )
-from agentmon.engine.holds import Approval, Holds, Waiter
+from agentmon.engine.holds import Approval, Holds, Limits, Waiter
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason
@@ -70,10 +70,10 @@ RECENT_NS = 5_000_000_000
 class Engine:
     """All sessions of one daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self._sessions: dict[int, Session] = {}
         self._exits: dict[int, tuple[str, int]] = {}  # pid -> session and time, oldest first
-        self.holds = Holds()
+        self.holds = Holds(limits)
         self.mismatches = 0
         self.unattributed = 0
 
@@ -215,6 +215,7 @@ class Engine:
         if view.mark:
             record = _marked(record, view)
         commands: list[Command] = [Report(record)]
+        session.did(record)
         if verdict >= _DENY:
             self._blocked(session, event, record)
         # The kernel's own reasons (no memory, unstable path, …), pinned inodes, and what it does not know of ancestors
@@ -236,20 +237,23 @@ class Engine:
 
     def _held(self, event: Decision, session: Session, text: str, rule: str, reason: str, now_ns: int) -> list[Command]:
         word = _OPERATION[event.operation]
-        heard = self.holds.asked(event, session.id, word, text, rule, reason, now_ns)
+        heard = self.holds.asked(event, session.id, word, text, rule, reason, now_ns, session.recent())
         waiter = Waiter(event.process, event.tid, event.held)
         if heard.approval is None:
             self.holds.why[event.held] = heard.refused
-            return [Settle((waiter,), Action.DENY)]
+            return [Settle((waiter,), Action.DENY, remember=False)]
         commands: list[Command] = [Park(waiter)]
         if heard.new:
             commands.append(Report(_asked(heard.approval, event.process)))
             commands.append(Tell("changed" if heard.changed else "asked", heard.approval))
         return commands
 
-    def decide(self, approval: Approval, action: Action, how: str, now_ns: int) -> list[Command]:
+    def decide(
+        self, approval: Approval, action: Action, how: str, now_ns: int, *, expired: bool = False
+    ) -> list[Command]:
         """Somebody answered (or nobody did): `how` is for people."""
         waiters = tuple(self.holds.answer(approval, allowed=action is Action.ALLOW))
+        self.holds.over(approval, "expired" if expired else "answered", how, now_ns)
         for waiter in waiters:
             self.holds.why[waiter.held] = how
         record = _asked(approval, waiters[0].process if waiters else ProcessKey(0, 0))
@@ -260,13 +264,14 @@ class Engine:
 
     def expire(self, now_ns: int) -> list[Command]:
         """What nobody answered in time is denied."""
-        minutes = self.holds.timeout_ns / 60e9
+        seconds = self.holds.timeout_ns / 1e9
+        span = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
         return [
             command
             for approval in self.holds.expired(now_ns)
             for command in (
                 Tell("expired", approval),  # first: then its processes still wait, and can be looked at
-                *self.decide(approval, Action.DENY, f"nobody answered in {minutes:g} min", now_ns),
+                *self.decide(approval, Action.DENY, f"nobody answered in {span}", now_ns, expired=True),
             )
         ]
 
@@ -313,6 +318,7 @@ class Engine:
         if view.mark:
             record = _marked(record, view)
         commands: list[Command] = []
+        session.did(record)
         if action.blocks:
             self._blocked(session, decision, record)
             commands.append(Kill(decision.process, session.id, f"exec of `{record.object}`"))

@@ -7,16 +7,23 @@ see: all waiters of a session that want the same (one rule, operation, object) a
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentmon.model.events import Decision, ProcessKey
 
-#: Questions of one session that may be open at once, and asked within `BURST_NS`; what is beyond is denied.
-OPEN_EACH = 16
-BURST = 60
 BURST_NS = 60_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one session may ask of people; what is beyond is denied. ``burst``: within `BURST_NS`."""
+
+    open_each: int = 16
+    burst: int = 60
+    expire_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class Approval:
     same: int  # what an approval for the session covers
     waiters: list[Waiter] = field(default_factory=list)
     changed: bool = False  # asked again: what was shown before is not what is there now
+    recent: tuple[dict[str, Any], ...] = ()  # what the session did before, the latest first
 
 
 @dataclass(slots=True)
@@ -54,11 +62,13 @@ class _Asked:
 
     times: deque[int] = field(default_factory=deque)
 
-    def too_often(self, now_ns: int) -> bool:
+    def too_often(self, now_ns: int, burst: int) -> bool:
         while self.times and now_ns - self.times[0] > BURST_NS:
             self.times.popleft()
+        if len(self.times) >= burst:
+            return True  # and not counted: an agent that goes on asking is heard again a minute later
         self.times.append(now_ns)
-        return len(self.times) > BURST
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,20 @@ class Heard:
     new: bool = False
     changed: bool = False
     refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an approval that waits no more. ``how``: ``answered``, ``expired``, ``changed`` or ``ended``."""
+
+    approval: Approval
+    how: str
+    why: str
+    at_ns: int  # wall clock; 0: nobody knows
+
+
+#: Outcomes that are remembered, for whoever answers too late.
+OUTCOMES = 256
 
 
 class Reasons(dict[int, str]):
@@ -85,8 +109,9 @@ class Reasons(dict[int, str]):
 class Holds:
     """The open approvals of all sessions."""
 
-    def __init__(self, timeout_s: float = 600.0) -> None:
-        self.timeout_ns = int(timeout_s * 1e9)
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.timeout_ns = int(self.limits.expire_s * 1e9)
         self._open: dict[str, Approval] = {}
         self._by_waiter: dict[tuple[ProcessKey, int], Approval] = {}
         #: What was approved and not used yet: what an approval for the session covers, and the object.
@@ -94,6 +119,7 @@ class Holds:
         self._lately: dict[int, _Asked] = {}
         self._held: set[ProcessKey] = set()
         self.why = Reasons()
+        self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
         self._number = 0
 
     @property
@@ -105,12 +131,35 @@ class Holds:
         """The open approval of this id."""
         return self._open.get(question_id)
 
+    def outcome(self, question_id: str) -> Outcome | None:
+        """What became of one that waits no more, if that is remembered."""
+        return self._outcomes.get(question_id)
+
+    def over(self, approval: Approval, how: str, why: str, at_ns: int = 0) -> None:
+        """Remember what became of it."""
+        self._outcomes[approval.id] = Outcome(approval, how, why, at_ns)
+        while len(self._outcomes) > OUTCOMES:
+            self._outcomes.popitem(last=False)
+
+    def waits(self, waiter: Waiter) -> bool:
+        """Whether this thread waits for an answer about this very object."""
+        approval = self._by_waiter.get((waiter.process, waiter.tid))
+        return approval is not None and waiter in approval.waiters
+
     def of(self, process: ProcessKey) -> list[Approval]:
         """The open approvals that a process waits for."""
         return [q for q in self._open.values() if any(w.process == process for w in q.waiters)]
 
     def asked(
-        self, event: Decision, session: str, operation: str, object_: str, rule: str, reason: str, now_ns: int
+        self,
+        event: Decision,
+        session: str,
+        operation: str,
+        object_: str,
+        rule: str,
+        reason: str,
+        now_ns: int,
+        recent: Iterable[dict[str, Any]] = (),
     ) -> Heard:
         """The kernel holds a thread. Folds it into the session's open approval if that is the same."""
         waiter = Waiter(event.process, event.tid, event.held)
@@ -120,7 +169,7 @@ class Holds:
         same, held = self._unused.pop(thread, (0, 0))
         changed = before.same == event.same if before else same == event.same and held != event.held
         if before is not None:
-            self._leave(before, waiter)
+            self._leave(before, waiter, "changed" if changed else "ended")
         for approval in self._open.values():
             if approval.slot == event.session and approval.same == event.same:
                 same_object = all(other.held == waiter.held for other in approval.waiters)
@@ -129,14 +178,15 @@ class Holds:
                     self._by_waiter[waiter.process, waiter.tid] = approval
                     return Heard(approval)
         lately = self._lately.setdefault(event.session, _Asked())
-        if sum(q.slot == event.session for q in self._open.values()) >= OPEN_EACH:
-            return Heard(None, refused=f"{OPEN_EACH} approvals of this session wait already")
-        if lately.too_often(now_ns):
-            return Heard(None, refused=f"this session asked more than {BURST} approvals in a minute")
+        limits = self.limits
+        if sum(q.slot == event.session for q in self._open.values()) >= limits.open_each:
+            return Heard(None, refused=f"{_count(limits.open_each)} of this session wait already")
+        if lately.too_often(now_ns, limits.burst):
+            return Heard(None, refused=f"this session asked for more than {_count(limits.burst)} in a minute")
         self._number += 1
         approval = Approval(
             f"a-{self._number}", session, event.session, operation, object_, rule, reason, event.comm, event.uid,
-            now_ns, now_ns + self.timeout_ns, event.same, [waiter], changed,
+            now_ns, now_ns + self.timeout_ns, event.same, [waiter], changed, tuple(recent),
         )  # fmt: skip
         self._open[approval.id] = approval
         self._by_waiter[waiter.process, waiter.tid] = approval
@@ -171,7 +221,7 @@ class Holds:
         """A process is gone. Returns whether it was ever held."""
         for approval in self.of(process):
             for waiter in [w for w in approval.waiters if w.process == process]:
-                self._leave(approval, waiter)
+                self._leave(approval, waiter, "ended")
         known = process in self._held
         self._held.discard(process)
         if known:
@@ -187,10 +237,16 @@ class Holds:
         dropped = list(approvals)
         for approval in dropped:
             self.answer(approval)
+            self.over(approval, "ended", "")
         return dropped
 
-    def _leave(self, approval: Approval, waiter: Waiter) -> None:
+    def _leave(self, approval: Approval, waiter: Waiter, how: str) -> None:
         approval.waiters = [w for w in approval.waiters if (w.process, w.tid) != (waiter.process, waiter.tid)]
         self._by_waiter.pop((waiter.process, waiter.tid), None)
         if not approval.waiters:
             self._open.pop(approval.id, None)
+            self.over(approval, how, "")
+
+
+def _count(number: int) -> str:
+    return f"{number} approval{'s' if number != 1 else ''}"

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action, Operation
@@ -20,6 +20,11 @@ NAMED_ADDRESSES = 4096
 BLOCKED_KINDS = 1000
 #: The latest of them, with their circumstances, for the agent that asks why.
 LATEST_BLOCKED = 128
+#: The latest things that a session did, to be shown to whoever is asked to approve the next; and how many of them are.
+DEEDS = 32
+SHOWN_DEEDS = 8
+#: What every program reads while it starts says nothing of what it is about.
+_USUAL = ("/usr/", "/lib", "/proc/", "/sys/", "/dev/", "/bin/", "/sbin/", "/etc/ld.so")
 #: Moments that an agent has given a name.
 BOOKMARKS = 256
 
@@ -114,6 +119,31 @@ class Session:
     last_blocked_exec: tuple[int, str, str, bool] | None = None  # pid, rule, reason, was it its first exec
     names: dict[bytes, str] = field(default_factory=dict)  # address -> the name that it was asked for last
     ended_ns: int = 0
+    deeds: deque[Record] = field(default_factory=lambda: deque(maxlen=DEEDS))  # oldest first
+
+    def did(self, record: Record) -> None:
+        """Remember what it did, if that says anything."""
+        if record.operation == "read" and not record.blocked and record.object.startswith(_USUAL):
+            return
+        deeds = self.deeds
+        if deeds and deeds[-1].object == record.object and deeds[-1].operation == record.operation:
+            deeds.pop()  # one that comes again and again is one
+        deeds.append(record)
+
+    def recent(self) -> list[dict[str, Any]]:
+        """What it did last, the latest first, each once. For JSON."""
+        found: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for r in reversed(self.deeds):
+            if len(found) == SHOWN_DEEDS:
+                break
+            found.setdefault(
+                (r.operation, r.object, r.verdict),
+                {
+                    "time_ns": r.time_ns, "pid": r.pid, "comm": r.comm, "operation": r.operation, "object": r.object,
+                    "verdict": r.verdict,
+                },
+            )  # fmt: skip
+        return list(found.values())
 
     def name_addresses(self, name: str, addresses: Iterable[bytes]) -> None:
         """The session was told that these addresses are a host of this name."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freezing processes one by one: in a frozen cgroup below their own, and back.
+"""Freezing processes one by one: each in a frozen cgroup of its own below the one that it is in, and back.
 
 The kernel freezes cgroups, not processes (cgroup-v2.rst, `cgroup.freeze`). A child of the process's own cgroup keeps it
 in its unit or container, with all limits, and needs no controller. A frozen process can be killed.
@@ -10,11 +10,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentmon.errors import AgentmonError
 from agentmon.host import process
 from agentmon.model.events import ProcessKey
+
+#: Moving a process waits for all forks that are under way, by RCU: 8 to 20 ms, or 0.3 ms if RCU is told to hurry
+#: (kernel/rcu/sync.c, rcu_expedited in kernel-parameters.txt). Meanwhile what is to be frozen burns a processor.
+EXPEDITED = Path("/sys/kernel/rcu_expedited")
+
+#: Whoever goes on stays in its cgroup for so long: held again, it is frozen at once, without being moved.
+IDLE_S = 2.0
+#: What goes on may fork while it is brought back.
+_TRIES = 5
+_PAUSE_S = 0.05
 
 
 class ParkingError(AgentmonError):
@@ -22,57 +34,112 @@ class ParkingError(AgentmonError):
 
 
 class Parking:
-    """Frozen cgroups of one name below those of whoever is held."""
+    """Frozen cgroups below those of whoever is held: ``NAME/PID``. Not thread-safe; moving blocks."""
 
-    def __init__(self, root: Path, name: str) -> None:
-        self._root, self._name = root, name
+    def __init__(self, root: Path, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._name, self._clock = root, name, clock
         self._lots: dict[ProcessKey, Path] = {}
+        self._idle: dict[ProcessKey, tuple[Path, float]] = {}  # they go on; since when
+        self._left: set[Path] = set()  # of processes that had ended, but not quite
 
     def __contains__(self, key: ProcessKey) -> bool:
         return key in self._lots
 
     def park(self, key: ProcessKey) -> None:
         """Freeze a process with all its threads, if it is still this one. Raises `ParkingError`."""
+        if key in self._lots:
+            return
+        idle, _ = self._idle.pop(key, (None, 0.0))
+        if idle is not None:
+            _freeze(idle)  # first of all: until then it burns a processor
         try:
             own = process.cgroup(key.pid)
         except ProcessLookupError:
-            return
-        if not own:
+            own = ""
+        if idle is not None:
+            if self._root / own.lstrip("/") == idle:
+                self._lots[key] = idle
+                self._let_others_go(key, idle)
+                return
+            self._left.add(idle)  # somebody moved it, or it has ended
+            self._clear()
+        if own:
+            self._move_in(key, own)
+        elif process.is_alive(key):
             raise ParkingError("its cgroup is not in the v2 tree")
+
+    def _move_in(self, key: ProcessKey, own: str) -> None:
         home = self._root / own.lstrip("/")
-        lot = home if home.name == self._name else home / self._name
+        if home.parent.name == self._name:
+            home = home.parent.parent  # born in its parent's, which goes on
+        lot = home / self._name / str(key.pid)
+        self._left.discard(lot)
         try:
+            lot.parent.mkdir(exist_ok=True)
             lot.mkdir(exist_ok=True)
-            (lot / "cgroup.freeze").write_text("1")
-            (lot / "cgroup.procs").write_text(str(key.pid))
+            _freeze(lot)
+            with _hurry():
+                (lot / "cgroup.procs").write_text(str(key.pid))
         except ProcessLookupError:
+            _remove(lot)
             return
         except OSError as error:
+            _remove(lot)
             raise ParkingError(f"`{lot}` cannot take it: {error.strerror}") from error
         self._lots[key] = lot
         if not process.is_alive(key):
-            self.unpark(key)  # the PID was somebody else's by then
+            self.leave(key)  # the PID was somebody else's by then
 
     def unpark(self, key: ProcessKey) -> None:
-        """Let it go on, where it was."""
+        """Let it go on; `sweep` brings it back to where it was."""
         lot = self._lots.pop(key, None)
-        if lot is None:
-            return
-        _move(key.pid, lot.parent)
-        if lot not in self._lots.values():
-            empty(lot)
+        if lot is not None:
+            _thaw(lot)
+            self._idle[key] = lot, self._clock()
+
+    def leave(self, key: ProcessKey) -> None:
+        """Let it go on, and bring it back now. Raises `ParkingError`: it goes on, but elsewhere."""
+        lot, _ = self._idle.pop(key, (None, 0.0))
+        lot = self._lots.pop(key, lot)
+        if lot is not None:
+            self._left.add(lot)
+            self._clear()
+
+    def leave_all(self) -> None:
+        """The same of all. Raises `ParkingError`."""
+        for key in [*self._lots, *self._idle]:
+            self.leave(key)
+        for _ in range(_TRIES):
+            if not self._left:
+                break
+            time.sleep(_PAUSE_S)
+            self._clear()
+
+    def _clear(self) -> None:
+        for lot in list(self._left):
+            if empty(lot):
+                self._left.discard(lot)
 
     def sweep(self) -> None:
-        """Let children go on that were born while their parent was being moved."""
-        for lot in set(self._lots.values()):
-            kept = {key.pid for key, where in self._lots.items() if where == lot}
-            for pid in _inhabitants(lot):
-                if pid not in kept:
-                    _move(pid, lot.parent)
+        """Bring back who went on, and let children go on that were born where their parent waits. As `leave`."""
+        self._clear()
+        for key, lot in self._lots.items():
+            self._let_others_go(key, lot)
+        now_s = self._clock()
+        for key in [key for key, (_, since_s) in self._idle.items() if now_s - since_s > IDLE_S]:
+            self.leave(key)
+
+    @staticmethod
+    def _let_others_go(key: ProcessKey, lot: Path) -> None:
+        for pid in _inhabitants(lot):
+            if pid != key.pid:
+                _move(pid, lot.parent.parent)
 
     def adopt(self) -> dict[int, Path]:
         """PIDs that an earlier daemon left frozen, and where."""
-        return {pid: lot for lot in lots(self._root, self._name) for pid in _inhabitants(lot)}
+        found = {lot: _inhabitants(lot) for lot in lots(self._root, self._name)}
+        self._left |= {lot for lot, pids in found.items() if not pids}
+        return {pid: lot for lot, pids in found.items() for pid in pids}
 
     def know(self, key: ProcessKey, lot: Path) -> None:
         """It was frozen there by an earlier daemon."""
@@ -80,16 +147,45 @@ class Parking:
 
 
 def lots(root: Path, name: str) -> list[Path]:
-    """The cgroups of this name, wherever they are."""
-    return [Path(directory, name) for directory, names, _ in os.walk(root) if name in names]
+    """The cgroups of single processes below those of this name, wherever they are."""
+    found = []
+    for directory, names, _ in os.walk(root):
+        if name in names:
+            with contextlib.suppress(OSError):  # it is being removed
+                found += [lot for lot in Path(directory, name).iterdir() if lot.is_dir()]
+    return found
 
 
-def empty(lot: Path) -> None:
-    """Let all that are in a frozen cgroup go on, and remove it."""
-    for pid in _inhabitants(lot):
-        _move(pid, lot.parent)
-    with contextlib.suppress(OSError):
-        lot.rmdir()
+def empty(lot: Path) -> bool:
+    """Let all that are in a frozen cgroup go on at once, bring them back, and remove it. Raises `ParkingError`.
+
+    False: somebody is ending in it; again later.
+    """
+    _thaw(lot)
+    for _ in range(_TRIES):
+        pids = _inhabitants(lot)
+        if not pids:
+            break
+        for pid in pids:
+            _move(pid, lot.parent.parent)
+    return _remove(lot)
+
+
+def _freeze(lot: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # then nothing is in it
+        (lot / "cgroup.freeze").write_text("1")
+
+
+def _thaw(lot: Path) -> None:
+    with contextlib.suppress(OSError):  # it is gone
+        (lot / "cgroup.freeze").write_text("0")
+
+
+def _remove(lot: Path) -> bool:
+    for directory in (lot, lot.parent):
+        with contextlib.suppress(OSError):  # others are in it
+            directory.rmdir()
+    return not lot.exists()
 
 
 def _inhabitants(lot: Path) -> list[int]:
@@ -101,7 +197,29 @@ def _inhabitants(lot: Path) -> list[int]:
 
 def _move(pid: int, where: Path) -> None:
     try:
-        (where / "cgroup.procs").write_text(str(pid))
+        with _hurry():
+            (where / "cgroup.procs").write_text(str(pid))
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise ParkingError(f"`{where}` cannot take process {pid}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _hurry() -> Iterator[None]:
+    """Where that may be said, and nobody else says so already, RCU hurries for a moment: no other effect than that."""
+    try:
+        fd = os.open(EXPEDITED, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        if os.pread(fd, 8, 0).strip() != b"0":
+            yield
+            return
+        os.pwrite(fd, b"1", 0)
+        try:
+            yield
+        finally:
+            os.pwrite(fd, b"0", 0)
+    finally:
+        os.close(fd)

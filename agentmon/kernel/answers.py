@@ -14,6 +14,7 @@ from agentmon.model.operations import Action
 
 KEY: Final = struct.Struct("=QIIQ")
 ANSWER: Final = struct.Struct("=IIQ")
+HELD: Final = struct.Struct("=QQQ")  # asked_ns, used_ns, call
 APPROVAL: Final = struct.Struct("=QQ")
 UNTIL: Final = struct.Struct("=Q")
 MAPS: Final = ("held", "answers", "approvals")
@@ -42,6 +43,17 @@ class Answers:
             if value and ANSWER.unpack(value)[0] == Action.HOLD:
                 start_ns, pid, tid, held = KEY.unpack(key)
                 yield ProcessKey(pid, start_ns), tid, held
+
+    def used(self, process: ProcessKey, tid: int, held: int) -> bool:
+        """Whether the thread has seen that it was allowed; also if nothing is known of it any more."""
+        value = self._held.lookup(_key(process, tid, held))
+        return value is None or HELD.unpack(value)[1] != 0
+
+    def forget(self, process: ProcessKey, tid: int, held: int) -> None:
+        """It waits no more, and went on: the next time it is asked anew. The tables have room for few."""
+        key = _key(process, tid, held)
+        self._held.delete(key)  # first: an answer counts for what is held alone
+        self._answers.delete(key)
 
     def forget_process(self, process: ProcessKey) -> None:
         """It has ended."""

@@ -14,19 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.held import Sink, agent, approvals, asked, finish
+from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 from tests.support.terminal import Terminal
-
-CONNECT = """
-    import socket, sys
-    try:
-        s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-        s.send(b"hello")
-        print("sent")
-    except OSError as error:
-        print(error.errno)
-"""
 
 
 @pytest.fixture
@@ -42,7 +32,9 @@ def test_a_connection_waits_and_goes_on_once_approved(served: Host, sink: Sink, 
     assert (question["operation"], question["object"]) == ("connect", f"127.0.0.1:{sink.port}")
     assert (question["rule"], question["reason"]) == ("out", "ask first")
     assert question["command"][0] == sys.executable
-    assert [json.loads(line) for line in served.agentmon("approvals", "--json").stdout.splitlines()] == [{"v": 1} | question]
+    assert [json.loads(line) for line in served.agentmon("approvals", "--json").stdout.splitlines()] == [
+        {"v": 1} | question
+    ]
     time.sleep(0.7)  # longer than the kernel waits for whoever is not frozen
     assert running.poll() is None
     assert not sink.heard
@@ -73,6 +65,26 @@ def test_an_approval_is_for_once(served: Host, sink: Sink, to_sink: Path) -> Non
     assert sink.heard == [b"hello"]
     served.agentmon("deny", approvals(served)[0]["id"])
     assert "sent\n1\n" in finish(running)[1]
+
+
+def test_an_approval_for_once_is_not_renewed_by_another_question(served: Host) -> None:
+    sink = Sink("0.0.0.0")
+    policy = served.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.0/8], ports: [{sink.port}], action: hold}}")
+    script = """
+        import socket, sys
+        for last in (1, 2, 1, 2, 1):
+            s = socket.socket()
+            print(last, s.connect_ex((f"127.0.0.{last}", int(sys.argv[1]))), flush=True)
+            s.close()
+    """
+    running = agent(served, policy, script, sink.port)
+    seen: list[str] = []
+    for answer in ("approve", "approve", "approve", "deny", "deny"):
+        wait_for(lambda: approvals(served) and approvals(served)[0]["id"] not in seen, f"question {len(seen) + 1}")
+        seen.append(approvals(served)[0]["id"])
+        served.agentmon(answer, seen[-1])
+    status, out = finish(running)
+    assert (status, out.split()[:10]) == (0, ["1", "0", "2", "0", "1", "0", "2", "1", "1", "1"]), out
 
 
 def test_an_approval_for_the_session_is_not_asked_for_again(served: Host, sink: Sink, to_sink: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents that are held, and whoever answers."""
+"""An agent that is held when it connects, whom it connects to, and what people see of that."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.hosts import Host, wait_for
 class Sink:
     """A server of our own, and who connected."""
 
-    def __init__(self) -> None:
-        self.server = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.server = socket.create_server((address, 0))
         self.port = self.server.getsockname()[1]
         self.heard: list[bytes] = []
         threading.Thread(target=self._serve, daemon=True).start()
@@ -61,3 +61,14 @@ def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     out, error = process.communicate(timeout=180)
     return process.returncode, out + error
+
+
+CONNECT = """
+    import socket, sys
+    try:
+        s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+        s.send(b"hello")
+        print("sent")
+    except OSError as error:
+        print(error.errno)
+"""

@@ -38,7 +38,8 @@ class Terminal:
     ) -> None:
         self._process.kill()
         self._process.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
     @property
     def pid(self) -> int:
@@ -53,6 +54,12 @@ class Terminal:
     def type(self, keys: str) -> None:
         """Press keys."""
         os.write(self._master, keys.encode())
+
+    def hang_up(self) -> int:
+        """Take the terminal away; the status with which the program ends."""
+        os.close(self._master)
+        self._master = -1
+        return self._process.wait(PATIENCE_S)
 
     def until(self, text: str) -> None:
         """Wait for it to be written."""

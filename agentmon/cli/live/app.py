@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -79,8 +80,17 @@ class Top(App[None]):
         Binding("d", "answer('deny')", show=False),
     ]
 
-    def __init__(self, state: State, inbox: Inbox, feed: Feed, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        state: State,
+        inbox: Inbox,
+        feed: Feed,
+        clock: Callable[[], float] = time.monotonic,
+        terminal: int | None = None,
+    ) -> None:
+        """``terminal``: what it is drawn on; when that goes away, so does this."""
         super().__init__(ansi_color=True)
+        self._terminal = terminal
         self.theme = "ansi-dark"
         self.state = state
         self._inbox = inbox
@@ -120,6 +130,10 @@ class Top(App[None]):
 
     def tick(self) -> None:
         """Take what came, and draw it."""
+        if self._terminal is not None and not os.isatty(self._terminal):
+            # hung up, and no SIGHUP came: it was nobody's controlling terminal. The driver would read its end for ever,
+            # and there is nothing to give back
+            os._exit(128 + signal.SIGHUP)
         batch = self._inbox.take()
         second = int(time.time())
         if not batch and second == self._second:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from agentmon.cli.approvals import deed_line
+
 #: A key pressed sooner after another approval came under the cursor was meant for the one before.
 ARM_S = 0.5
 
@@ -32,8 +34,11 @@ class Approval:
     def from_json(cls, data: dict[str, Any]) -> Approval:
         """As the daemon sent it; fields that are not known here are left out."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if data.get(name) is not None}
-        for name in ("command", "parents", "recent"):
+        for name in ("command", "parents"):
             known[name] = tuple(map(str, known.get(name, ())))
+        known["recent"] = tuple(
+            deed_line(deed) if isinstance(deed, dict) else str(deed) for deed in known.get("recent", ())
+        )
         return cls(**{**known, "id": str(known.get("id", ""))})
 
 

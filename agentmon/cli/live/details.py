@@ -152,7 +152,7 @@ def of_approval(it: Approval) -> Text:
             ("id", it.id),
         )
     )
-    for title, texts in (("Parents, the nearest first:", it.parents), ("Before:", it.recent)):
+    for title, texts in (("Parents, the nearest first:", it.parents), ("Before, the latest first:", it.recent)):
         said += [*_lines("", title), *(("  ", tidy(text)) for text in texts)] if texts else []
     return said
 

@@ -41,7 +41,8 @@ class Daemon:
             where = {"workspace": "/w", "home": "/home/me", "user": "me", "policy_file": self.policy}
             return {"ok": True, "questions": [], "approvals": [held | where]}
         self.told.append({"verb": verb, **fields})
-        return {"ok": True, "approval": "a-1", "session": "s-1", "answer": "approved"}
+        done = {"approval": "a-1", "session": "s-1", "answer": "approved", "operation": "connect"}
+        return {"ok": True, **done, "object": "192.0.2.7:22", "scope": fields.get("scope"), "for_s": None}
 
 
 @pytest.fixture
@@ -158,3 +159,28 @@ def test_an_installed_policy_gets_a_local_file_and_then_keeps_it(
     # the same again: it holds there no longer
     assert main(["approve", "a-1", "--always", "--yes"]) == 1
     assert "no rule `out` that holds this (any more)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("1d", 86400), ("31d", 31 * 86400)]
+)
+def test_it_is_approved_for_so_long(daemon: Daemon, text: str, seconds: float) -> None:
+    assert main(["approve", "a-1", "--for", text]) == 0
+    assert daemon.told == [{"verb": "approve", "approval": "a-1", "scope": "session", "for_s": seconds}]
+
+
+@pytest.mark.parametrize("text", ["10", "m", "-5m", "0s", "nanm", "infh", "32d", "10 minutes"])
+def test_what_is_no_span_of_time_is_said(daemon: Daemon, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["approve", "a-1", f"--for={text}"])
+    assert ended.value.code == 64
+    assert f"`{text}` is no span of time: write 90s, 10m, 2h or 1d" in capsys.readouterr().err
+    assert daemon.told == []
+
+
+def test_an_answer_says_what_it_was_for(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["approve", "a-1"]) == 0
+    assert main(["deny", "a-1"]) == 0
+    assert capsys.readouterr().out == (
+        "a-1 of s-1 approved once: connect 192.0.2.7:22\na-1 of s-1 denied: connect 192.0.2.7:22\n"
+    )

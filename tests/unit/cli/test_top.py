@@ -76,6 +76,12 @@ def test_when_it_is_terminated_the_terminal_is_given_back(daemon: Daemon) -> Non
     assert terminal.raw.count("\x1b[?1049h") == terminal.raw.count("\x1b[?1049l") == 1
 
 
+def test_when_its_terminal_is_gone_so_is_it(daemon: Daemon) -> None:
+    with Terminal(command(daemon, "top"), environment()) as terminal:
+        terminal.until("no live sessions")
+        assert terminal.hang_up() == 128 + signal.SIGHUP
+
+
 @pytest.mark.parametrize("term", ["dumb", ""])
 def test_a_terminal_that_cannot_draw_is_told_of_watch(daemon: Daemon, term: str) -> None:
     with Terminal(command(daemon, "top"), environment(TERM=term)) as terminal:

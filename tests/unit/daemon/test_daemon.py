@@ -36,6 +36,8 @@ def test_a_missing_configuration_is_the_default(tmp_path: Path) -> None:
         ('[daemon]\nsokcet = "/x"\n', ":2:1: unknown key `sokcet`, did you mean `socket`?"),
         ("[deamon]\n", ":1:1: unknown key `deamon`, did you mean `daemon`?"),
         ("[daemon]\nsessions_per_user = 0\n", ":2:1: `sessions_per_user`: input should be greater"),
+        ("[hold]\nopen_per_sesion = 3\n", ":2:1: unknown key `open_per_sesion`, did you mean `open_per_session`?"),
+        ("[hold]\nexpire_s = 0\n", ":2:1: `expire_s`: input should be greater"),
         ("[daemon\n", ":1:8: "),
     ],
 )

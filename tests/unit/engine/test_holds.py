@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agentmon.engine.holds import BURST, OPEN_EACH, Heard, Holds
+from agentmon.engine.holds import OUTCOMES, Heard, Holds, Limits
 from agentmon.model.events import Decision, Flag, ProcessKey
 from agentmon.model.operations import Action, Operation, Reason, Tier
 
@@ -70,17 +70,17 @@ def test_a_thread_that_asks_for_something_else_left_what_it_asked_before() -> No
 
 def test_a_session_that_asks_too_much_is_refused_and_others_are_not() -> None:
     holds = Holds()
-    for number in range(OPEN_EACH):
+    for number in range(Limits().open_each):
         assert ask(holds, held(tid=number + 1, same=number)).new
     refused = ask(holds, held(tid=99, same=99))
     assert refused.approval is None
-    assert str(OPEN_EACH) in refused.refused
+    assert str(Limits().open_each) in refused.refused
     assert ask(holds, held(slot=2, tid=100)).new
 
 
 def test_a_session_that_asks_too_often_is_refused_for_a_while() -> None:
     holds = Holds()
-    for number in range(BURST):
+    for number in range(Limits().burst):
         heard = ask(holds, held(same=number))
         assert heard.approval is not None
         holds.answer(heard.approval)
@@ -88,8 +88,18 @@ def test_a_session_that_asks_too_often_is_refused_for_a_while() -> None:
     assert ask(holds, held(same=1000), NOW + 61_000_000_000).new
 
 
+def test_what_was_refused_is_not_counted_so_that_it_is_asked_again_a_minute_later() -> None:
+    holds = Holds(Limits(burst=2))
+    for number in range(100):
+        heard = ask(holds, held(same=number), NOW + number)
+        assert (heard.approval is None) == (number >= 2)
+        if heard.approval is not None:
+            holds.answer(heard.approval)
+    assert ask(holds, held(same=1000), NOW + 60_000_000_010).new
+
+
 def test_it_expires_when_nobody_answers() -> None:
-    holds = Holds(timeout_s=10)
+    holds = Holds(Limits(expire_s=10))
     approval = ask(holds, held()).approval
     assert holds.expired(NOW + 9_000_000_000) == []
     assert holds.expired(NOW + 10_000_000_000) == [approval]
@@ -112,3 +122,26 @@ def test_what_an_earlier_daemon_asked_goes_on_under_its_name() -> None:
     later = ask(holds, held(pid=8, same=6)).approval
     assert later is not None
     assert [a.id for a in holds.open] == ["a-1", "a-2"]
+
+
+def test_what_became_of_it_is_known_for_a_while() -> None:
+    holds = Holds()
+    asked = [ask(holds, held(tid=number, same=number)).approval for number in (1, 2)]
+    assert holds.outcome("a-1") is None
+    holds.ended(held().process)
+    for approval in asked:
+        assert approval is not None
+        outcome = holds.outcome(approval.id)
+        assert outcome is not None
+        assert outcome.how == "ended"
+    first = ask(holds, held(pid=8)).approval
+    ask(holds, held(pid=8, object_=51))
+    assert first is not None
+    outcome = holds.outcome(first.id)
+    assert outcome is not None
+    assert outcome.how == "changed"
+    for number in range(OUTCOMES):
+        approval = ask(holds, held(pid=9, slot=10 + number)).approval
+        assert approval is not None
+        holds.over(approval, "answered", "approved")
+    assert holds.outcome(first.id) is None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agentmon.engine.sessions import BOOKMARKS, LATEST_BLOCKED, Session, View
+from agentmon.engine.sessions import BOOKMARKS, DEEDS, LATEST_BLOCKED, SHOWN_DEEDS, Session, View
 from agentmon.model.records import Record
 
 
@@ -71,3 +71,26 @@ def test_what_was_blocked_before_a_restart_is_recalled_and_not_counted() -> None
     assert found.blocked == 0
     assert objects(found) == ["then"]
     assert objects(found, 0) == []
+
+
+def did(operation: str, object_: str, verdict: str = "allow") -> Record:
+    return Record(1, "decision", "s-0001", 7, comm="sh", operation=operation, object=object_, verdict=verdict)
+
+
+def test_what_it_did_last_is_told_the_latest_first_and_each_once() -> None:
+    found = session()
+    for number in range(2 * SHOWN_DEEDS):
+        found.did(did("write", f"/w/{number}"))
+    for _ in range(10 * DEEDS):
+        found.did(did("read", "/w/often"))
+    told = [deed["object"] for deed in found.recent()]
+    assert told[:3] == ["/w/often", f"/w/{2 * SHOWN_DEEDS - 1}", f"/w/{2 * SHOWN_DEEDS - 2}"]
+    assert len(told) == len(set(told)) == SHOWN_DEEDS
+
+
+def test_what_every_program_reads_is_not_told_unless_it_was_blocked() -> None:
+    found = session()
+    found.did(did("read", "/usr/lib/libc.so.6"))
+    found.did(did("exec", "/usr/bin/curl"))
+    found.did(did("read", "/usr/share/secret", "deny"))
+    assert [deed["object"] for deed in found.recent()] == ["/usr/share/secret", "/usr/bin/curl"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentmon.cli.live import details
 from agentmon.cli.live.approvals import ARM_S, Approvals
 
 
@@ -65,3 +66,13 @@ def test_fields_that_are_missing_or_null_are_no_crash() -> None:
     approvals = Approvals()
     approvals.update([{"id": "a", "command": None, "pid": None}, {}], 0)
     assert [item.id for item in approvals.items] == ["a", ""]
+
+
+def test_what_the_session_did_before_is_read() -> None:
+    deed = {"time_ns": 1, "pid": 7, "comm": "sh", "operation": "read", "object": "/w/key", "verdict": "deny"}
+    approvals = Approvals()
+    approvals.update([{"id": "a", "recent": [deed, {**deed, "operation": "exec", "verdict": "allow"}]}], 0)
+    assert approvals.selected is not None
+    assert approvals.selected.recent == ("deny read /w/key by sh[7]", "exec /w/key by sh[7]")
+    text = details.as_text(details.of_approval(approvals.selected))
+    assert "Before, the latest first:\n  deny read /w/key by sh[7]" in text
