@@ -42,9 +42,8 @@ def _files(*names: str) -> tuple[str, ...]:
 #: The daemon, the command line and what a policy means are the same on each kernel, and slow in an emulated guest: they
 #: have one guest. The others are there for what the kernel does.
 DAEMONS = _files(
-    "missing_programs", "run", "enroll", "resolver", "other_resolvers", "reload_daemon", "told", "top", "hold", "approvals",
-    "parking",
-    "fence_survives",
+    "missing_programs", "run", "enroll", "resolver", "other_resolvers", "reload_daemon", "told", "top", "hold",
+    "approvals", "parking", "fence_survives",
 )  # fmt: skip
 MEANINGS = _files(
     "agreement", "agreement_moves", "agreement_network", "conditions", "observe", "recorded", "reload",
