@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmon.control.client import Client
+from agentmon.control.protocol import RefusedError
 from agentmon.errors import AgentmonError
 from benchmarks import _kernel, _service
 from benchmarks._agents import PATIENCE_S, Agent, Done, Team, boot_ns, freezes
@@ -95,9 +96,12 @@ class Operator:
         return self.asked.get(timeout=PATIENCE_S)
 
     def approve(self, approval: str) -> int:
-        """Let it go on. When that was asked for."""
+        """Let it go on. When that was asked for. What was denied meanwhile is counted: its agent fails."""
         at_ns = boot_ns()
-        self.client.call("approve", approval=approval)
+        try:
+            self.client.call("approve", approval=approval)
+        except RefusedError as error:
+            self.denied[str(error).partition(": ")[2]] += 1
         return at_ns
 
     def close(self) -> None:
@@ -236,7 +240,7 @@ def _restarts(here: Stage, agents: list[Agent]) -> dict[str, Any]:
             before = cost.read()
             _hold(here, agents[number % len(agents)], f"127.0.2.{number + 1}", 0.05)
             after = cost.read()
-            counts.append(max(after[name][1] - before[name][1] for name in after if "connect" in name))
+            counts.append(max((after[name][1] - before[name][1] for name in after if "connect" in name), default=0))
         cost.close()
     return {"median": statistics.median(counts), "most": max(counts), "of": len(counts)}
 

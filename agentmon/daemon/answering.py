@@ -93,6 +93,8 @@ def _too_late(outcome: Outcome) -> str:
             return f"`{id_}` was denied: {outcome.why}; {again}: see `agentmon approvals`"
         case "changed":
             return f"`{id_}` changed while it was held, and is asked again; look at it in `agentmon approvals`"
+        case "missed":
+            return f"`{id_}` was denied by the kernel: it was not frozen within half a second; {again}"
     return f"nothing waits under `{id_}` any more: who asked has ended, or gave up; see `agentmon approvals`"
 
 

@@ -40,6 +40,9 @@ _HOLD = int(Action.HOLD)
 _CONNECT = int(Operation.CONNECT)
 _EXEC = int(Operation.EXEC)
 
+#: The kernel denied what was to be held, without an answer.
+_NOT_HELD = (Reason.NOT_PARKED, Reason.UNHOLDABLE)
+
 #: What people read when no rule gave the verdict.
 REASONS: Mapping[int, str] = {
     Reason.RULE: "",
@@ -199,7 +202,11 @@ class Engine:
             verdict = Action.DENY  # it has no object to be asked about, or cannot wait here
         elif event.held:
             self.holds.used(event)
-            reason = self.holds.why.get(event.held, reason)
+            if event.reason in _NOT_HELD:
+                said = REASONS[event.reason]
+                reason = f"{said}: {reason}" if reason and reason != said else said
+            else:
+                reason = self.holds.why.get(event.held, reason)
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
         if flags & _SCRIPT and not verdict >= _DENY:
             return [ResolveScript(event)]
@@ -218,6 +225,11 @@ class Engine:
         session.did(record)
         if verdict >= _DENY:
             self._blocked(session, event, record)
+            if event.held and event.reason in _NOT_HELD:
+                waiter = Waiter(event.process, event.tid, event.held)
+                if self.holds.missed(waiter):
+                    # it goes on: it must not be frozen any more
+                    commands.append(Settle((waiter,), Action.DENY, remember=False))
         # The kernel's own reasons (no memory, unstable path, …), pinned inodes, and what it does not know of ancestors
         # cannot be told from a path.
         if not flags & (_SCRIPT_OR_PINNED | _UNSURE) and event.reason <= Reason.DEFAULT and view.judge is not None:

@@ -83,7 +83,10 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an approval that waits no more. ``how``: ``answered``, ``expired``, ``changed`` or ``ended``."""
+    """What became of an approval that waits no more.
+
+    ``how``: it was ``answered``, ``expired``, ``changed`` or ``missed`` (the kernel's deadline), or who asked ``ended``.
+    """
 
     approval: Approval
     how: str
@@ -227,6 +230,13 @@ class Holds:
         if known:
             self._unused = {thread: what for thread, what in self._unused.items() if thread[0] != process}
         return known
+
+    def missed(self, waiter: Waiter) -> bool:
+        """The kernel denied it: it was not frozen in time. Whether it was known to wait."""
+        if not self.waits(waiter):
+            return False
+        self._leave(self._by_waiter[waiter.process, waiter.tid], waiter, "missed")
+        return True
 
     def closed(self, slot: int) -> list[Approval]:
         """A session has ended."""

@@ -121,13 +121,18 @@ class Parking:
                 self._left.discard(lot)
 
     def sweep(self) -> None:
-        """Bring back who went on, and let children go on that were born where their parent waits. As `leave`."""
+        """Bring back one that went on, and let children go on that were born where their parent waits. As `leave`.
+
+        No more than one, for whoever is to be frozen or let go on meanwhile has to wait.
+        """
         self._clear()
         for key, lot in self._lots.items():
             self._let_others_go(key, lot)
         now_s = self._clock()
-        for key in [key for key, (_, since_s) in self._idle.items() if now_s - since_s > IDLE_S]:
-            self.leave(key)
+        for key, (_, since_s) in self._idle.items():  # the longest first
+            if now_s - since_s > IDLE_S:
+                self.leave(key)
+                break
 
     @staticmethod
     def _let_others_go(key: ProcessKey, lot: Path) -> None:

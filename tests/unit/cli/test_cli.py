@@ -123,6 +123,7 @@ agentmon() {
     (nowhere / "checks").mkdir()
     (nowhere / "other.txt").touch()
     assert complete("deny", "a") == ["a-3"]
+    assert complete("answer", "q") == ["q-1"]
     assert {"a-3", "--always", "--yes"} <= set(complete("approve", ""))
     assert complete("r") == ["run", "reload", "release", "risk", "replay"]
     assert complete("run", "--wor") == ["--workspace"]

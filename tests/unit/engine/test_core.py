@@ -18,6 +18,7 @@ from agentmon.engine import (
     Report,
     ResolveScript,
     Session,
+    Settle,
     Tell,
     View,
 )
@@ -270,3 +271,27 @@ def test_people_are_told_of_what_is_new_changed_or_expired_and_of_nothing_twice(
     late = 10 + engine.holds.timeout_ns
     assert told(*engine.expire(late)) == ["expired a-1", "expired a-2"]
     assert told(*engine.expire(late)) == []
+
+
+def test_what_the_kernel_denied_meanwhile_is_not_frozen_and_nobody_is_asked(engine: Engine, session: Session) -> None:
+    session.view = View((RuleInfo("out", "p", Action.HOLD, "p.yaml:3", "ask first"),), None)
+    held = decision(verdict=Action.HOLD, held=50, same=5, rule=0, tid=101)
+    other = replace(held, tid=102)
+    engine.handle(held, 10)
+    engine.handle(other, 10)
+    (approval,) = engine.holds.open
+    late = replace(held, verdict=Action.DENY, reason=Reason.NOT_PARKED)
+    commands = engine.handle(late, 11)
+    assert [type(command).__name__ for command in commands] == ["Report", "Settle"]
+    assert engine.holds.open == [approval]  # the other thread waits
+    commands = engine.handle(replace(late, tid=102), 12)
+    assert engine.holds.open == []
+    report, settle = commands
+    assert isinstance(report, Report)
+    assert report.record.reason == "it was to be held, and the daemon did not come to freeze it: ask first"
+    assert isinstance(settle, Settle)
+    assert settle.action is Action.DENY
+    outcome = engine.holds.outcome(approval.id)
+    assert outcome is not None
+    assert outcome.how == "missed"
+    assert [type(command).__name__ for command in engine.handle(late, 13)] == ["Report"]
