@@ -85,7 +85,7 @@ class Heard:
 class Outcome:
     """What became of an approval that waits no more.
 
-    ``how``: it was ``answered``, ``expired``, ``changed`` or ``missed`` (the kernel's deadline), or who asked ``ended``.
+    ``how``: ``answered``, ``expired``, ``changed``, ``missed`` (the kernel's deadline), or who asked has ``ended``.
     """
 
     approval: Approval
