@@ -159,11 +159,35 @@ int BPF_PROG(interpreter_check, struct file *f, unsigned long asked)
 			  (__u64)f->f_inode, 0);
 }
 
+/*
+ * Whether the current call is an open: before Linux 6.2 what O_TRUNC empties comes to path_truncate as well, after
+ * file_open; judged twice it would count twice, and be asked for twice. The numbers of both tables: what has one of them in
+ * the other table truncates nothing.
+ */
+static __always_inline bool opens(void)
+{
+	struct pt_regs *r = (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
+
+	switch (r->orig_ax) {
+	case 2: /* open */
+	case 85: /* creat */
+	case 257: /* openat */
+	case 437: /* openat2, in both */
+	case 5: /* the 32-bit table's open, creat, openat */
+	case 8:
+	case 295:
+		return true;
+	}
+	return false;
+}
+
 SEC("lsm/path_truncate")
 int BPF_PROG(truncate_check, struct path *p)
 {
 	struct dentry *d = p->dentry;
 
+	if (opens())
+		return 0;
 	return judge_path(1U << AM_WRITE, (__u64)p->mnt, (__u64)d, (__u64)d->d_inode, 0);
 }
 
