@@ -11,13 +11,13 @@ class AgentmonError(Exception):
 
 
 class ConfigError(AgentmonError):
-    """A configuration, policy test or plan file cannot be used."""
+    """A configuration or policy test file cannot be used."""
 
     exit_code = 3
 
 
 class PolicyError(AgentmonError):
-    """A policy is invalid. ``str()`` has one ``file:line:column: message`` a line."""
+    """A policy or a plan is invalid. ``str()`` has one ``file:line:column: message`` a line."""
 
     exit_code = 3
 

@@ -38,8 +38,8 @@ def handle(args: argparse.Namespace) -> int:
 def _words() -> tuple[dict[str, list[str]], set[str]]:
     """Verb (with its own verb), or that and an option -> what may follow it; the options that take a value.
 
-    The words `POLICY`, `PACK`, `SESSION`, `RECORDED`, `APPROVAL` and `QUESTION` stand for all that there are when
-    somebody asks.
+    The words `POLICY`, `PACK`, `PLAN`, `SESSION`, `RECORDED`, `APPROVAL` and `QUESTION` stand for all that there are
+    when somebody asks.
     """
     from agentmon.cli.main import build_parser
 
@@ -88,7 +88,7 @@ def _values(action: argparse.Action) -> list[str]:
         "ID": ["all"],
         "OLD": ["POLICY"],
         "NEW": ["POLICY"],
-    } | {word: [word] for word in ("POLICY", "PACK", "SESSION")}
+    } | {word: [word] for word in ("POLICY", "PACK", "SESSION", "PLAN")}
     return known.get(str(action.metavar or ""), [])
 
 
@@ -111,6 +111,10 @@ _SCRIPT = r"""_agentmon() {
   case " $words " in
   *' POLICY '*)
     words="${words//POLICY/} $(_agentmon_packs)"
+    compopt -o filenames 2>/dev/null
+    COMPREPLY=($(compgen -f -X '!*.yaml' -- "$cur") $(compgen -f -X '!*.yml' -- "$cur") $(compgen -d -- "$cur")) ;;
+  *' PLAN '*)
+    words="${words//PLAN/}"
     compopt -o filenames 2>/dev/null
     COMPREPLY=($(compgen -f -X '!*.yaml' -- "$cur") $(compgen -f -X '!*.yml' -- "$cur") $(compgen -d -- "$cur")) ;;
   *' PACK '*) words=$(_agentmon_packs) ;;

@@ -32,6 +32,7 @@ VERBS = {
     "hook": "hook",
     "mcp": "mcp",
     "policy": "policy",
+    "plan": "plan",
     "replay": "replay",
     "audit": "audit",
     "doctor": "doctor",
@@ -56,7 +57,7 @@ examples:
   agentmon why                         inside a fence: what was blocked, and what is allowed instead
   agentmon doctor                      what this host's kernel can enforce
 
-exit status: 0 ok, 1 failure, 2 denied or test failed, 3 invalid policy or configuration,
+exit status: 0 ok, 1 failure, 2 denied or test failed, 3 invalid policy, plan or configuration,
 64 bad usage; `run` ends with the status of its command (127 not found, 126 denied or not
 executable, 128 + n when signal n ended it). With --json an error is one object on standard
 output, too: its lines in `error`, the exit status in `exit`.

@@ -40,7 +40,9 @@ class Document:
         self._nodes = 0
         node = self._compose(text)
         if node is None:
-            raise Place(file, 1, 1).error("the file is empty; a policy starts with `policy: NAME`, cases with `cases:`")
+            raise Place(file, 1, 1).error(
+                "the file is empty; a policy starts with `policy: NAME`, a plan with `plan: NAME`, cases with `cases:`"
+            )
         self.data: Any = self._value(node, ())
         if not go_on:
             self.complaints.raise_if_any()

@@ -17,7 +17,7 @@ from agentmon.policy.hours import parse_hours
 from agentmon.policy.network import parse_network, parse_ports
 from agentmon.policy.rules import Complaints, Host, Network, Pattern, Rate, Requirement, Rule, Time, User
 from agentmon.policy.schema import Location, RuleModel
-from agentmon.policy.source import Source
+from agentmon.policy.source import RuleSource, Source
 
 #: The number that no user has: (uid_t) -1.
 NOBODY_AT_ALL: Final = 0xFFFFFFFF
@@ -40,11 +40,16 @@ def rules_of(source: Source, complaints: Complaints) -> Iterator[Rule]:
     """Each rule of a file, packs apart; of one that has errors, what is without."""
     source.elements = 0  # packs are cached, and read again by each policy that includes them
     for i, model in enumerate(source.model.rules):
-        yield _RuleBuilder(source, model, source.rule_location(i), complaints).rule()
+        yield rule_of(source, model, source.rule_location(i), complaints)
+
+
+def rule_of(source: RuleSource, model: RuleModel, location: Location, complaints: Complaints) -> Rule:
+    """One rule that stands at a place of a file; if it has errors, what is without."""
+    return _RuleBuilder(source, model, location, complaints).rule()
 
 
 class _RuleBuilder:
-    def __init__(self, source: Source, model: RuleModel, location: Location, complaints: Complaints) -> None:
+    def __init__(self, source: RuleSource, model: RuleModel, location: Location, complaints: Complaints) -> None:
         self.source = source
         self.model = model
         self.location = location
@@ -80,7 +85,7 @@ class _RuleBuilder:
         hosts, ports = self._hosts(), self._ports()
         return Rule(
             id=model.id,
-            pack=self.source.model.policy,
+            pack=self.source.pack,
             place=self.source.place((*self.location, "id")),
             operations=operations,
             action=Action.ALLOW if isinstance(action, str) else action,

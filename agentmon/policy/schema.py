@@ -76,6 +76,7 @@ def _include(value: Any) -> Any:
     return value
 
 
+Truth = Annotated[bool, BeforeValidator(_truth)]
 Texts = Annotated[list[str], BeforeValidator(_one_or_more)]
 Objects = Annotated[list[str] | None, BeforeValidator(_given)]
 #: An empty list means something: no arguments.
@@ -87,18 +88,20 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Prose = Annotated[str, Field(max_length=MAX_PROSE), AfterValidator(_shown)]
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """What every part of a file is: no unknown keys, no conversions."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Include(_Model):
+class Include(Model):
     """A pack to merge, and the ids of its rules to leave out."""
 
     pack: Id
     without: Texts = []
 
 
-class Except(_Model):
+class Except(Model):
     """The hole in a rule: it does not apply where any one of these matches."""
 
     paths: Texts = []
@@ -112,7 +115,7 @@ class Except(_Model):
     cidrs: Texts = []
 
 
-class When(_Model):
+class When(Model):
     """Circumstances: the rule applies where all of these are so."""
 
     risk: str | None = None
@@ -121,7 +124,7 @@ class When(_Model):
     rate: str | None = None
 
 
-class RuleModel(_Model):
+class RuleModel(Model):
     """One rule as written."""
 
     id: Id
@@ -140,10 +143,10 @@ class RuleModel(_Model):
     carve: Except = Field(default=Except(), alias="except")
     reason: Prose = ""
     mode: str = "enforce"
-    quiet: Annotated[bool, BeforeValidator(_truth)] = False
+    quiet: Truth = False
 
 
-class PolicyModel(_Model):
+class PolicyModel(Model):
     """One policy file as written."""
 
     policy: Id
@@ -169,7 +172,12 @@ def _known_keys(location: Location) -> list[str]:
     return keys(PolicyModel)
 
 
-Model = TypeVar("Model", bound=BaseModel)
+def rule_keys(location: Location) -> list[str]:
+    """The keys that may stand at a place inside of a rule."""
+    return _known_keys(("rules", 0, *location))
+
+
+Shape = TypeVar("Shape", bound=BaseModel)
 Error = tuple[Location, bool, str]
 
 
@@ -182,8 +190,8 @@ def validate(data: Any, torn: Collection[Location] = ()) -> tuple[PolicyModel | 
 
 
 def validate_as(
-    model: type[Model], data: Any, known: Callable[[Location], list[str]], torn: Collection[Location] = ()
-) -> tuple[Model | None, list[Error]]:
+    model: type[Shape], data: Any, known: Callable[[Location], list[str]], torn: Collection[Location] = ()
+) -> tuple[Shape | None, list[Error]]:
     """The same for another kind of file; ``known`` are the keys that may stand in the place of an unknown one."""
     try:
         return model.model_validate(data), []
@@ -248,7 +256,7 @@ def _message(error: Mapping[str, Any], known: Callable[[Location], list[str]]) -
                 if _braced(error["input"])
                 else ""
             )
-            wanted = "a list" if key in ("rules", "cases") else "one value or a list"
+            wanted = "a list" if key in ("rules", "cases", "steps") else "one value or a list"
             return (
                 location,
                 False,

@@ -14,7 +14,14 @@ from agentmon.policy.schema import Error, Location, PolicyModel
 _RULE_NEEDS = ("id", "on", "action")
 
 
-class Source(Document):
+class RuleSource(Document):
+    """A file with rules in it. ``pack``: whose rules they are; ``elements``: what braces add to its patterns."""
+
+    pack: str = ""
+    elements: int = 0
+
+
+class Source(RuleSource):
     """One policy file: its model, and where each part of it stands.
 
     If it has ``complaints``, the model is what is left without the parts that they are of.
@@ -35,7 +42,7 @@ class Source(Document):
         if model is None:
             model = self._rest(errors)
         self.model: PolicyModel = model
-        self.elements = 0  # that braces add to the patterns
+        self.pack = model.policy
 
     def rule_location(self, number: int) -> Location:
         """Where a rule of the model stands in the file."""

@@ -49,8 +49,8 @@ _REMEDIES: Final = (
 )
 
 
-def read_text(path: str) -> str:
-    """The text of a file.
+def read_text(path: str, what: str = "policy") -> str:
+    """The text of a file; ``what`` it is, is only said in messages.
 
     Raises:
         NoPolicyError: it cannot be read.
@@ -64,7 +64,7 @@ def read_text(path: str) -> str:
             data = file.read(MAX_TEXT_BYTES + 1)  # no more, whatever it is: `/dev/zero` has no end
     except (OSError, ValueError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise NoPolicyError(clean(f"cannot read policy `{path}`: {why}; name a file that you can read")) from None
+        raise NoPolicyError(clean(f"cannot read {what} `{path}`: {why}; name a file that you can read")) from None
     return decode(data, path)
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "agentmon"
 ALLOWED = {
     "model": set(),
     "policy": {"model", "errors"},
+    "plan": {"model", "errors", "policy"},
     "engine": {"model", "errors", "policy"},
     "kernel": {"model", "errors"},
     "host": {"model", "errors"},

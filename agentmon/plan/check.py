@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a plan impossible: circles, steps that nothing leads to, constraints that forbid what the step allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+
+from agentmon.model.operations import Action, Operation
+from agentmon.plan.plan import CHANGES, NETWORK, REACHES, Part, Plan, Step
+from agentmon.policy.glob import did_you_mean
+from agentmon.policy.rules import Complaints, Place
+
+Placer = Callable[..., Place]
+
+
+def order(steps: Sequence[Step]) -> list[Step]:
+    """Each step after those that it needs; else as in the file. The steps have no circle."""
+    by_id = {step.id: step for step in steps}
+    done: dict[str, None] = {}
+
+    def visit(step: Step) -> None:
+        for need in step.needs:
+            if need not in done:
+                visit(by_id[need])
+        done[step.id] = None
+
+    for step in steps:
+        if step.id not in done:
+            visit(step)
+    return [by_id[name] for name in done]
+
+
+def check_graph(
+    steps: Sequence[Step], places: Mapping[str, Mapping[str, Place]], complaints: Complaints, *, whole: bool
+) -> None:
+    """Steps by their names, and the way from one to the next. ``whole``: none is missing for its errors."""
+    first: dict[str, Step] = {}
+    for step in steps:
+        if first.setdefault(step.id, step) is not step:
+            complaints.add(step.place, f"step `{step.id}` is already there at {first[step.id].place}; rename one")
+    names = list(first)
+    edges: dict[str, list[str]] = {}
+    for step in first.values():
+        edges[step.id] = []
+        for need in step.needs:
+            place = places.get(step.id, {}).get(need, step.place)
+            if need == step.id:
+                complaints.add(place, f"step `{need}` needs itself, so it could never begin; take it out")
+            elif need not in first:
+                if whole:
+                    others = [name for name in names if name != step.id]
+                    complaints.add(place, f"no step `{need}`{did_you_mean(need, others)}")
+            else:
+                edges[step.id].append(need)
+    while True:
+        try:
+            TopologicalSorter(edges).prepare()
+        except CycleError as error:
+            circle: list[str] = error.args[1]  # each is needed by the next
+            circle = circle[:-1]
+            start = min(range(len(circle)), key=lambda i: names.index(circle[i]))
+            circle = [*circle[start:], *circle[:start]]
+            last = circle[-1]  # the first of them in the file needs the last
+            place = places.get(circle[0], {}).get(last, first[circle[0]].place)
+            drawn = " → ".join((*circle, circle[0]))
+            complaints.add(place, f"steps wait for each other: {drawn}; take one `needs` out")
+            caught = _after(edges, set(circle)) - set(circle)
+            for name in caught:
+                complaints.add(
+                    first[name].place, f"step `{name}` is unreachable: it waits for that circle; mend it first"
+                )
+            edges[circle[0]].remove(last)
+        else:
+            return
+
+
+def _after(edges: Mapping[str, Sequence[str]], some: set[str]) -> set[str]:
+    """All that need any of some steps, however far away."""
+    found = set(some)
+    while more := {name for name, needs in edges.items() if name not in found and found & set(needs)}:
+        found |= more
+    return found
+
+
+def check_step(step: Step, place: Placer, complaints: Complaints) -> None:
+    """Constraints that contradict each other, or the rules beside them."""
+    for message, key in _contradictions(step):
+        complaints.add(place(*key), f"step `{step.id}`: {message}")
+
+
+def _contradictions(step: Step) -> Iterator[tuple[str, tuple[int | str, ...]]]:
+    part, limits = step.part, step.limits
+    if step.once and step.repeat:
+        yield "`once` and `repeat` contradict each other: keep one", ("repeat",)
+    if part.read_only and limits.max_write_bytes:
+        yield "`read-only` leaves nothing to write, so `max-write` says nothing: keep one", ("max-write",)
+    if part.read_only and limits.max_files:
+        yield "`read-only` leaves no file to change, so `max-files` says nothing: keep one", ("max-files",)
+    if limits.max_files == 0 and not part.read_only:
+        yield "`max-files: 0` is `read-only: true`: write that", ("max-files",)
+    if limits.max_procs == 0:
+        yield "`max-procs: 0` leaves no room for the step itself: write 1 or more", ("max-procs",)
+    if limits.timeout_s == 0:
+        yield "`timeout: 0` is over before it begins: write such as `10min`", ("timeout",)
+    if part.no_network and part.hosts:
+        yield "`no-network` and `hosts` contradict each other: keep one", ("hosts",)
+    closed = (("read-only", part.read_only, CHANGES), ("no-network", part.no_network, NETWORK),
+              ("no-exec", part.no_exec, (Operation.EXEC,)))  # fmt: skip
+    for word, so, operations in closed:
+        if not so:
+            continue
+        for i, rule in enumerate(part.rules):
+            if rule.action <= Action.HOLD and any(o in operations for o in rule.operations):
+                both = next(o for o in rule.operations if o in operations).word
+                yield f"`{word}` contradicts rule `{rule.id}`, which allows `{both}`: keep one", ("rules", i, "action")
+        for operation, may in part.defaults.items():
+            if may and operation in operations:
+                yield (
+                    f"`{word}` contradicts `default: {{{operation.word}: allow}}`: keep one",
+                    ("default", operation.word),
+                )
+    if part.hosts:
+        for operation, may in part.defaults.items():
+            if may and operation in REACHES:
+                yield (
+                    f"`hosts` says nothing beside `default: {{{operation.word}: allow}}`: keep one",
+                    (
+                        "default",
+                        operation.word,
+                    ),
+                )
+
+
+def warnings(plan: Plan) -> Iterator[str]:
+    """What is probably not meant."""
+    agent: Part = plan.agent
+    reaches = agent.hosts or any(
+        rule.action <= Action.HOLD and set(rule.operations) & set(REACHES) for rule in agent.rules
+    )
+    if not reaches and not any(agent.defaults.get(o) for o in REACHES):
+        yield (
+            f"{plan.file}:1:1: outside of all steps the agent may reach no host, not even its model's; name it with"
+            " `agent: {hosts: [api.example.com:443]}`"
+        )
+    for step in plan.steps:
+        part, limits = step.part, step.limits
+        said = part.rules or part.defaults or part.read_only or part.no_network or part.no_exec or part.hosts
+        if not said and limits == type(limits)():
+            what = f"step `{step.id}` may do whatever the policy allows"
+            yield f"{step.place}: {what}; say what it may, or `read-only: true`"
+        for start in step.starts:
+            if any(pattern.text in ("**", "/**") for pattern in start.exe):
+                yield f"{start.place}: any program starts step `{step.id}`; name it, such as `**/git`"
+    redundant = {(step.id, need) for step in plan.steps for need in step.needs if need in _reached(plan, step, need)}
+    for step in plan.steps:
+        for need in step.needs:
+            if (step.id, need) in redundant:
+                yield f"{step.place}: step `{step.id}` needs `{need}` through another step already; it can be left out"
+
+
+def _reached(plan: Plan, step: Step, but: str) -> set[str]:
+    """What a step needs through others than one."""
+    needs = plan.needed()
+    found: set[str] = set()
+    left = [deeper for need in step.needs if need != but for deeper in needs[need]]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += needs[name]
+    return found

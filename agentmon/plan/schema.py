@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a plan file. As in a policy, every scalar arrives as text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from agentmon.policy.schema import Arguments, Id, Location, Model, Objects, Prose, Texts, Truth, keys
+
+#: A way to start that is no program: the agent says so.
+MARK = "mark"
+
+
+def _starts(value: Any) -> Any:
+    if value is None:
+        raise ValueError('is empty; name a program such as `{exe: "**/git"}`, or write `mark`')
+    if isinstance(value, (str, dict)):
+        value = [value]
+    if isinstance(value, list):
+        return [{"mark": "true"} if each == MARK else each for each in value]
+    return value
+
+
+class StartModel(Model):
+    """One way to start a step: a program, by its file and its arguments; or a mark."""
+
+    exe: Objects = None
+    argv: Arguments = None
+    mark: Truth = False
+
+
+class PartModel(Model):
+    """What may be done: in a step, or by the agent outside of all steps. Rules are validated one by one."""
+
+    rules: list[Any] = Field(default_factory=list)
+    default: dict[str, str] = Field(default_factory=dict)
+    read_only: Truth = Field(default=False, alias="read-only")
+    no_network: Truth = Field(default=False, alias="no-network")
+    no_exec: Truth = Field(default=False, alias="no-exec")
+    hosts: Objects = None
+
+
+class StepModel(PartModel):
+    """One step as written."""
+
+    id: Id
+    description: Prose = ""
+    needs: Texts = Field(default_factory=list)
+    starts: Annotated[list[StartModel], BeforeValidator(_starts)] = Field(default_factory=list)
+    max_write: str | None = Field(default=None, alias="max-write")
+    max_files: str | None = Field(default=None, alias="max-files")
+    max_procs: str | None = Field(default=None, alias="max-procs")
+    timeout: str | None = None
+    once: Truth = False
+    repeat: Truth = False
+    exit: Texts = Field(default_factory=lambda: ["0"])
+    on_violation: str | None = Field(default=None, alias="on-violation")
+
+
+class PlanModel(Model):
+    """One plan file as written. Its parts are validated one by one, so that a mistake in one hides none in others."""
+
+    plan: Id
+    description: Prose = ""
+    on_violation: str = Field(default="deny", alias="on-violation")
+    agent: dict[str, Any] = Field(default_factory=dict)
+    steps: list[Any] = Field(default_factory=list)
+
+
+def plan_keys(_location: Location) -> list[str]:
+    """The keys of a plan."""
+    return keys(PlanModel)
+
+
+def step_keys(location: Location) -> list[str]:
+    """The keys that may stand at a place inside of a step."""
+    return keys(StartModel) if location[:1] == ("starts",) else keys(StepModel)
+
+
+def part_keys(_location: Location) -> list[str]:
+    """The keys of what the agent may do outside of all steps."""
+    return keys(PartModel)
