@@ -156,6 +156,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
                 "source": f"{step.place.file}:{step.place.line}",
                 "description": step.description,
                 "needs": list(step.needs),
+                "after": list(step.after),
                 "starts": [
                     {"mark": True} if start.mark else {
                         "exe": [pattern.text for pattern in start.exe],

@@ -40,6 +40,7 @@ class StepInfo:
     id: str
     source: str  # file:line
     needs: int  # steps that must be done
+    after: int  # steps that must have ended
     once: bool
     repeat: bool
     exits: int

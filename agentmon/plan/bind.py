@@ -84,6 +84,7 @@ def compile_plan(bound: BoundPlan) -> CompiledPlan:
             id=step.id,
             source=f"{step.place.file}:{step.place.line}",
             needs=sum(1 << names.index(need) for need in step.needs),
+            after=sum(1 << names.index(need) for need in step.after),
             once=step.once,
             repeat=step.repeat,
             exits=(1 << 256) - 1 if step.exits is None else sum(1 << status for status in step.exits),

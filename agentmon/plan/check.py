@@ -20,7 +20,7 @@ def order(steps: Sequence[Step]) -> list[Step]:
     done: dict[str, None] = {}
 
     def visit(step: Step) -> None:
-        for need in step.needs:
+        for need in step.waits:
             if need not in done:
                 visit(by_id[need])
         done[step.id] = None
@@ -43,7 +43,7 @@ def check_graph(
     edges: dict[str, list[str]] = {}
     for step in first.values():
         edges[step.id] = []
-        for need in step.needs:
+        for need in step.waits:
             place = places.get(step.id, {}).get(need, step.place)
             if need == step.id:
                 complaints.add(place, f"step `{need}` needs itself, so it could never begin; take it out")
@@ -64,7 +64,7 @@ def check_graph(
             last = circle[-1]  # the first of them in the file needs the last
             place = places.get(circle[0], {}).get(last, first[circle[0]].place)
             drawn = " → ".join((*circle, circle[0]))
-            complaints.add(place, f"steps wait for each other: {drawn}; take one `needs` out")
+            complaints.add(place, f"steps wait for each other: {drawn}; take one of them out")
             caught = _after(edges, set(circle)) - set(circle)
             for name in caught:
                 complaints.add(
@@ -91,6 +91,9 @@ def check_step(step: Step, place: Placer, complaints: Complaints) -> None:
 
 def _contradictions(step: Step) -> Iterator[tuple[str, tuple[int | str, ...]]]:
     part, limits = step.part, step.limits
+    for name in step.needs:
+        if name in step.after:
+            yield f"`needs` and `after` both name `{name}`: keep `needs`", ("after",)
     if step.once and step.repeat:
         yield "`once` and `repeat` contradict each other: keep one", ("repeat",)
     if part.read_only and limits.max_write_bytes:
@@ -152,18 +155,18 @@ def warnings(plan: Plan) -> Iterator[str]:
         for start in step.starts:
             if any(pattern.text in ("**", "/**") for pattern in start.exe):
                 yield f"{start.place}: any program starts step `{step.id}`; name it, such as `**/git`"
-    redundant = {(step.id, need) for step in plan.steps for need in step.needs if need in _reached(plan, step, need)}
+    redundant = {(step.id, need) for step in plan.steps for need in step.waits if need in _reached(plan, step, need)}
     for step in plan.steps:
-        for need in step.needs:
+        for need in step.waits:
             if (step.id, need) in redundant:
-                yield f"{step.place}: step `{step.id}` needs `{need}` through another step already; it can be left out"
+                yield f"{step.place}: step `{step.id}` waits for `{need}` by another step already; leave it out"
 
 
 def _reached(plan: Plan, step: Step, but: str) -> set[str]:
     """What a step needs through others than one."""
     needs = plan.needed()
     found: set[str] = set()
-    left = [deeper for need in step.needs if need != but for deeper in needs[need]]
+    left = [deeper for need in step.waits if need != but for deeper in needs[need]]
     while left:
         name = left.pop()
         if name not in found:

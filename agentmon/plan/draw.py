@@ -16,7 +16,7 @@ _LINES: Final = str.maketrans(
 
 
 def direct_needs(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """By step, the needs that are drawn: not those that other needs bring along."""
+    """By step, those that it waits for and that are drawn: not those that others bring along."""
     needs = plan.needed()
     reached: dict[str, set[str]] = {}
     for step in order(plan.steps):
@@ -88,6 +88,7 @@ def as_dot(plan: Plan) -> str:
         text = "\n".join([step.id, *(start.text for start in step.starts), *step.constraints])
         lines.append(f"  {_quoted(step.id)} [label={_quoted(text)}];")
     lines += [f"  {_quoted(need)} -> {_quoted(step.id)};" for step in plan.steps for need in step.needs]
+    lines += [f"  {_quoted(need)} -> {_quoted(step.id)} [style=dashed];" for step in plan.steps for need in step.after]
     return "\n".join([*lines, "}", ""])
 
 
@@ -123,14 +124,16 @@ def as_svg(plan: Plan) -> str:
         f'<rect width="{wide}" height="{tall}" fill="#fff"/>',
         '<g font-family="sans-serif" font-size="12">',
     ]
+    after = {step.id: step.after for step in plan.steps}
     for name, needs in direct.items():
         for need in needs:
             left, top, height = at[need]
             x1, y1 = left + _BOX_W, top + height // 2
             x2, y2 = at[name][0], at[name][1] + at[name][2] // 2
+            dashes = ' stroke-dasharray="4 3"' if need in after[name] else ""
             parts.append(
                 f'<path d="M{x1} {y1}C{x1 + _GAP_X // 2} {y1} {x2 - _GAP_X // 2} {y2} {x2} {y2}" fill="none"'
-                ' stroke="#667" marker-end="url(#end)"/>'
+                f' stroke="#667" marker-end="url(#end)"{dashes}/>'
             )
     for name, (left, top, height) in at.items():
         parts.append(f"<g><title>{escape(chr(10).join(lines[name]))}</title>")

@@ -122,6 +122,7 @@ class _Loader:
             part=self._part(model, at),
             starts=starts,
             needs=tuple(dict.fromkeys(model.needs)),
+            after=tuple(dict.fromkeys(model.after)),
             description=" ".join(model.description.split()),
             limits=self._limits(model, at),
             once=model.once,
@@ -310,10 +311,15 @@ class _Loader:
                 break
 
     def _needs_places(self, number: int) -> dict[str, Place]:
-        at: Location = ("steps", number, "needs")
-        needs = self.source.data["steps"][number].get("needs")
-        texts = [needs] if isinstance(needs, str) else needs if isinstance(needs, list) else []
-        return {text: self.source.place(self._item(i, *at)) for i, text in enumerate(texts) if isinstance(text, str)}
+        found: dict[str, Place] = {}
+        for key in ("after", "needs"):
+            at: Location = ("steps", number, key)
+            names = self.source.data["steps"][number].get(key)
+            texts = [names] if isinstance(names, str) else names if isinstance(names, list) else []
+            found |= {
+                text: self.source.place(self._item(i, *at)) for i, text in enumerate(texts) if isinstance(text, str)
+            }
+        return found
 
     def _complain(self, message: str, *at: int | str) -> None:
         self.complaints.add(self.source.place(at, key=True), message)

@@ -76,19 +76,28 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``exits`` None: any status counts as done."""
+    """One step. ``needs``: steps that must be done; ``after``: that must have ended, done or not.
+
+    ``exits`` None: any status counts as done.
+    """
 
     id: str
     place: Place
     part: Part
     starts: tuple[Start, ...]
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     description: str = ""
     limits: Limits = Limits()
     once: bool = False
     repeat: bool = False
     exits: frozenset[int] | None = frozenset({0})
     on_violation: OnViolation = OnViolation.DENY
+
+    @property
+    def waits(self) -> tuple[str, ...]:
+        """The steps that come before it."""
+        return (*self.needs, *self.after)
 
     @property
     def constraints(self) -> list[str]:
@@ -122,5 +131,5 @@ class Plan:
     on_violation: OnViolation = OnViolation.DENY
 
     def needed(self) -> dict[str, tuple[str, ...]]:
-        """By step, the steps that it needs."""
-        return {step.id: step.needs for step in self.steps}
+        """By step, the steps that it waits for."""
+        return {step.id: step.waits for step in self.steps}

@@ -48,6 +48,7 @@ class StepModel(PartModel):
     id: Id
     description: Prose = ""
     needs: Texts = Field(default_factory=list)
+    after: Texts = Field(default_factory=list)
     starts: Annotated[list[StartModel], BeforeValidator(_starts)] = Field(default_factory=list)
     max_write: str | None = Field(default=None, alias="max-write")
     max_files: str | None = Field(default=None, alias="max-files")

@@ -78,13 +78,14 @@ class _Process:
 
 @dataclass(slots=True)
 class _Run:
-    """A step's state. ``alive``: its processes; the rest is of the run under way, but for the last three."""
+    """A step's state. ``alive``: its processes; the rest is of the run under way, but for the last five."""
 
     alive: int = 0
     began_s: float = 0.0
     used: set[int] = field(default_factory=set)  # ways
     bad: int = 0  # the first status that does not count
     begun: bool = False
+    ended: bool = False
     done: bool = False
     written: int = 0
     files: set[Hashable] = field(default_factory=set)
@@ -97,6 +98,7 @@ class Tracker:
         self.bound = bound
         self.steps = bound.plan.steps
         self._needs = [[bound.number(need) for need in step.needs] for step in self.steps]
+        self._after = [[bound.number(need) for need in step.after] for step in self.steps]
         self._runs = [_Run() for _ in self.steps]
         self._judges = [Evaluator(part) for part in bound.parts]
         self._agent = Evaluator(bound.agent)
@@ -257,7 +259,13 @@ class Tracker:
         return "" if number == OUTSIDE else self.steps[number].id
 
     def _ready(self, number: int) -> bool:
-        return all(self._runs[need].done for need in self._needs[number])
+        return not self._missing(number)
+
+    def _missing(self, number: int) -> list[str]:
+        """What has to be done, or to end, before a step may begin."""
+        missing = [need for need in self._needs[number] if not self._runs[need].done]
+        missing += [need for need in self._after[number] if not self._runs[need].ended]
+        return [self.steps[need].id for need in missing]
 
     def _may_begin(self, number: int) -> bool:
         """A run of its own."""
@@ -305,8 +313,7 @@ class Tracker:
             Violation.DONE: f"step {step.id} was begun before, and is not to be repeated",
         }.get(violation, "")
         if violation is Violation.OUT_OF_ORDER:
-            missing = [self.steps[n].id for n in self._needs[number] if not self._runs[n].done]
-            why = f"step {step.id} needs {', '.join(missing)}"
+            why = f"step {step.id} comes after {', '.join(self._missing(number))}"
         return self._forbid(number, Operation.EXEC, violation, "starts", why)
 
     def _join(self, process: _Process, number: int, way: int, now_s: float) -> None:
@@ -329,6 +336,7 @@ class Tracker:
             return
         if late and not run.bad:
             run.bad = OVERTIME_STATUS
+        run.ended = True
         run.done |= not run.bad
         state = State.FAILED if run.bad else State.DONE
         self._changes.append(Change(now_s, step.id, state, run.bad % 256))

@@ -16,6 +16,7 @@ class Masks:
 
     plan: CompiledPlan
     done: int = 0
+    ended: int = 0
     begun: int = 0
     active: int = 0
     used: int = 0  # ways
@@ -32,7 +33,8 @@ class Masks:
 
     @property
     def ready(self) -> int:
-        return sum(1 << i for i, step in enumerate(self.plan.steps) if not step.needs & ~self.done)
+        steps = enumerate(self.plan.steps)
+        return sum(1 << i for i, step in steps if not (step.needs & ~self.done or step.after & ~self.ended))
 
     def choose(self, matched: int) -> int:
         """The way that is taken, of those that a program matches; NONE: it may not start."""
@@ -101,4 +103,5 @@ class Masks:
         self.alive[step] -= 1
         if not self.alive[step]:
             self.active &= ~(1 << step)
+            self.ended |= 1 << step
             self.done |= ~self.bad & 1 << step

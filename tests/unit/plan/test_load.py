@@ -161,9 +161,9 @@ steps:
   - {id: g, starts: mark, needs: f}
 """
     assert complaints(text) == [
-        "p.yaml:4:34: steps wait for each other: a → b → c → a; take one `needs` out",
+        "p.yaml:4:34: steps wait for each other: a → b → c → a; take one of them out",
         "p.yaml:7:10: step `d` is unreachable: it waits for that circle; mend it first",
-        "p.yaml:9:35: steps wait for each other: f → g → f; take one `needs` out",
+        "p.yaml:9:35: steps wait for each other: f → g → f; take one of them out",
     ]
 
 
@@ -207,6 +207,6 @@ steps:
         ),
         "p.yaml:4:21: any program starts step `a`; name it, such as `**/git`",
         "p.yaml:5:10: step `b` may do whatever the policy allows; say what it may, or `read-only: true`",
-        "p.yaml:6:10: step `c` needs `a` through another step already; it can be left out",
+        "p.yaml:6:10: step `c` waits for `a` by another step already; leave it out",
     ]
     assert list(warnings(load(PLAN))) == []

@@ -65,7 +65,7 @@ def test_out_of_order_is_denied_and_nothing_is_begun() -> None:
     t = tracker(CHAIN)
     ruling = run(t, 10, "/usr/bin/make")
     assert (ruling.action, ruling.step, ruling.violation) == (Action.DENY, "build", Violation.OUT_OF_ORDER)
-    assert ruling.why == "step build needs fetch"
+    assert ruling.why == "step build comes after fetch"
     assert t.state("build") is State.WAITING
     assert t.alive("build") == 0
     run(t, 11, "/usr/bin/git clone x")
@@ -129,6 +129,20 @@ def test_a_repeated_step_stays_done_while_it_runs_again() -> None:
     t.exit(10, 0)
     run(t, 11, "/a")
     assert run(t, 12, "/b").passes
+
+
+def test_after_asks_for_an_end_and_needs_for_success() -> None:
+    t = tracker("""
+  - {id: test, starts: {exe: /test}}
+  - {id: report, after: test, starts: {exe: /report}}
+  - {id: push, needs: test, starts: {exe: /push}}
+""")
+    assert run(t, 10, "/report").violation is Violation.OUT_OF_ORDER
+    run(t, 11, "/test")
+    assert run(t, 12, "/report").violation is Violation.OUT_OF_ORDER
+    t.exit(11, 1)
+    assert run(t, 13, "/report").passes
+    assert run(t, 14, "/push").violation is Violation.OUT_OF_ORDER
 
 
 def test_once_counts_failures() -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,13 +22,16 @@ def plans(draw: st.DrawFn) -> str:
     lines = ["plan: p", "agent: {rules: [{id: z, on: exec, exe: /z, action: allow}]}", "steps:"]
     for i in range(draw(st.integers(1, len(NAMES)))):
         needs = sorted(draw(st.sets(st.sampled_from(NAMES[:i]), max_size=2))) if i else []
+        after = sorted(draw(st.sets(st.sampled_from(NAMES[:i]), max_size=2)) - set(needs)) if i else []
         words = draw(st.lists(st.sampled_from([*PROGRAMS[:2], "mark"]), min_size=1, max_size=3))
         starts = [word if word == "mark" else f"{{exe: {word}}}" for word in words]
         more = draw(
             st.sampled_from(["", ", once: true", ", repeat: true", ", max-procs: 2", ", repeat: true, max-procs: 3"])
         )
         exits = draw(st.sampled_from(["0", "any", "[1, 2]"]))
-        lines.append(f"  - {{id: {NAMES[i]}, needs: {needs}, starts: [{', '.join(starts)}], exit: {exits}{more}}}")
+        lines.append(
+            f"  - {{id: {NAMES[i]}, needs: {needs}, after: {after}, starts: [{', '.join(starts)}], exit: {exits}{more}}}"
+        )
     return "\n".join(lines)
 
 
@@ -48,6 +49,7 @@ class Session(RuleBasedStateMachine):
         self.tracker.enrol(0)
         self.masks.step_of[0] = NONE
         self.was_done: set[str] = set()
+        self.had_ended: set[str] = set()
 
     def pick(self, number: int) -> int:
         return self.alive[number % len(self.alive)]
@@ -101,8 +103,9 @@ class Session(RuleBasedStateMachine):
 
     def check_enabled(self, step: str) -> None:
         """Who is in a step by now began it when all that it needs had been done."""
-        needs: dict[str, Any] = self.bound.plan.needed()
-        assert set(needs[step]) <= self.was_done
+        begun = self.bound.plan.steps[self.bound.number(step)]
+        assert set(begun.needs) <= self.was_done
+        assert set(begun.after) <= self.had_ended
 
     @invariant()
     def agree(self) -> None:
@@ -113,11 +116,13 @@ class Session(RuleBasedStateMachine):
             assert (state is State.ACTIVE) == bool(self.masks.active >> i & 1)
             assert self.tracker.alive(step.id) == self.masks.alive[i]
             assert self.tracker.alive(step.id) == sum(self.tracker.step_of(pid) == step.id for pid in self.alive)
+            if state in (State.DONE, State.FAILED):
+                self.had_ended.add(step.id)
             if state is State.DONE:
                 self.was_done.add(step.id)
             if state is not State.ACTIVE:  # once done, always done
                 assert (state is State.DONE) == (step.id in self.was_done) == bool(self.masks.done >> i & 1)
 
 
-Session.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Session.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestSession = Session.TestCase
