@@ -7,6 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from agentmon.cli import plan_infer
 from agentmon.cli.common import add_json, complain, print_json
 from agentmon.cli.variables import add_variables, variables
 from agentmon.errors import PolicyError
@@ -52,6 +53,8 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
     drawn = show.add_mutually_exclusive_group()
     drawn.add_argument("--svg", action="store_true", help="as a picture, on standard output")
     drawn.add_argument("--dot", action="store_true", help="as a graph for Graphviz, on standard output")
+
+    plan_infer.register(verbs)
 
 
 def _verb(verbs: Any, name: str, text: str, handler: Any) -> argparse.ArgumentParser:

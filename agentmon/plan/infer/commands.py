@@ -80,7 +80,7 @@ class Commands(Expander):
         for redirect in redirects:
             if redirect.kind != "out" or redirect.word is None:
                 continue
-            path = redirect.word.path(self.state.cwd)
+            path = self.path(redirect.word)
             if path is None:
                 self.hole(f"which file `> {shown(redirect.word)}` in {redirect.where} is")
             elif not path.startswith("/dev/"):
@@ -140,7 +140,7 @@ class Commands(Expander):
         if name in BUILTINS:
             self._builtin(name or "", words, line)
             return
-        self._program(words, redirects, piped, line, text)
+        self.start(words, redirects, piped, line, text)
 
     def _builtin(self, name: str, words: list[Word], line: int) -> None:
         state = self.state
@@ -187,12 +187,13 @@ class Commands(Expander):
             return "{home}"
         if word.literal == "-":
             return self.state.before
-        path = word.path(self.state.cwd)
+        path = self.path(word)
         if path is None or "*" in path:
             return None
         return path
 
-    def _program(self, words: list[Word], redirects: list[Redirect], piped: set[int], line: int, text: str) -> None:
+    def start(self, words: list[Word], redirects: list[Redirect], piped: set[int], line: int, text: str) -> None:
+        """A program starts: a step."""
         where = self.where(line)
         exe = self._exe(words[0])
         if exe is None:
@@ -226,23 +227,18 @@ class Commands(Expander):
         text = word.literal
         if text is not None and "/" not in text:
             return f"**/{literal(text)}" if text and text.isprintable() else None
-        path = word.path(self.state.cwd)
+        path = self.path(word)
         if path is None or word.many:
             return None
         home = path.startswith(("{workspace}", "{home}", "/", "**/"))
         return path if home and not path.endswith("/**") else None
 
     def _effects(self, name: str, words: list[Word], redirects: list[Redirect]) -> Effects:
-        cwd = self.state.cwd
-
-        def path_of(word: Word) -> str | None:
-            return word.path(cwd)
-
         if name in WRAPPERS:
             return self._wrapped(name, words, redirects)
         if name in SHELLS:
             return self._inner_shell(name, words, redirects)
-        done = effects(name, words, path_of, cwd)
+        done = effects(name, words, self.path, self.state.cwd)
         if name == "awk" or name in ("gawk", "mawk"):
             done.holes = [f"which files `{name}` changes, and what it runs, is in its script"]
         return done
@@ -331,7 +327,7 @@ class Commands(Expander):
         reads = list(draft.reads)
         for redirect in redirects:
             if redirect.kind == "in" and redirect.word is not None:
-                path = redirect.word.path(self.state.cwd)
+                path = self.path(redirect.word)
                 reads += [path] if path else []
         for path in [*reads, draft.ways[0][0][0]]:
             draft.data += [(number, path) for number in self.made.makers(path)]

@@ -17,13 +17,9 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 Way = tuple[tuple[str, ...], tuple[str, ...] | None]
 
 
-#: Programs, and their arguments (None: whatever they are).
-Way = tuple[tuple[str, ...], tuple[str, ...] | None]
-
-
 @dataclass(slots=True)
 class Draft:
-    """One step. Patterns are texts as a plan has them; ``needs``, ``after``, ``data`` have numbers of steps before it."""
+    """One step. Patterns are texts as in a plan; ``needs``, ``after`` and ``data`` have numbers of steps before it."""
 
     name: str
     ways: list[Way] = field(default_factory=list)  # none: a mark

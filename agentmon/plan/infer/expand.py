@@ -55,6 +55,17 @@ class Expander(ABC):
     def __init__(self) -> None:
         self.state = State()
         self.loops = 0
+        #: Directories by which the text may name the workspace and the home; the longest first.
+        self.anchors: list[tuple[str, str]] = []
+
+    def path(self, word: Word) -> str | None:
+        """A pattern for the true path that a word names; None: nothing of it is known."""
+        path = word.path(self.state.cwd)
+        if path is not None:
+            for directory, anchor in self.anchors:
+                if path == directory or path.startswith(f"{directory}/"):
+                    return anchor + path[len(directory) :]
+        return path
 
     @abstractmethod
     def substitution(self, node: Node) -> tuple[Part, ...]:
@@ -87,24 +98,20 @@ class Expander(ABC):
     def words(self, node: Node) -> list[Word]:
         """The words that one of the text becomes."""
         text = node.text.decode("utf-8", "surrogateescape")
-        if node.type in ("word", "concatenation") and "{" in text and ("," in text or ".." in text):
+        braces = node.type in ("word", "concatenation") and "{" in text and ("," in text or ".." in text)
+        if braces or node.type == "brace_expression":
             found = _braces(node, text)
             if found is not None:
                 return [Word(tuple(_unquoted(each))) for each in found]
             return [Word((Hole(text),), many=True)]
-        if node.type == "brace_expression":
-            return [Word((Hole(text),), many=True)]
         parts = self._parts(node, quoted=False)
-        splits = any(isinstance(part, Wild) for part in parts) or (
-            node.type != "string" and _bare_expansion(node) and any(isinstance(p, (Hole, Choice)) for p in parts)
-        )
         if node.type in ("simple_expansion", "expansion") and all(isinstance(p, str) for p in parts):
             return [Word((each,)) for each in "".join(parts).split()]  # type: ignore[arg-type]  # text only
-        if any(isinstance(p, Hole) and p.name in ("$@", "$*") for p in parts):
-            splits = True
-        if node.type in ("simple_expansion", "expansion") and len(parts) == 1 and isinstance(parts[0], Choice):
-            splits = any(len(t.split()) != 1 for t in parts[0].texts)
-        return [Word(tuple(parts), splits)]
+        many = any(isinstance(p, Wild) or (isinstance(p, Hole) and p.name in ("$@", "$*")) for p in parts)
+        if _bare_expansion(node):
+            many |= any(isinstance(p, Hole) for p in parts)
+            many |= any(len(text.split()) != 1 for p in parts if isinstance(p, Choice) for text in p.texts)
+        return [Word(tuple(parts), many)]
 
     def _parts(self, node: Node, *, quoted: bool) -> tuple[Part, ...]:
         kind = node.type

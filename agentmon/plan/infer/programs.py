@@ -7,12 +7,15 @@ what is said here, so its step can be closed.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from agentmon.plan.infer.words import Word
+from agentmon.policy.hosts import parse_host
+from agentmon.policy.rules import Place
 
 
 def words_of(words: str) -> frozenset[str]:
@@ -114,7 +117,7 @@ class _Call:
 def effects(name: str, words: Sequence[Word], resolve: Resolver, cwd: str | None) -> Effects:
     """What a program of that name does with these arguments."""
     found = Effects()
-    _hosts(words, found)
+    reach(words, found)
     special = _SPECIAL.get(name)
     if special is not None:
         special(_Call(name, words, resolve, cwd, found))
@@ -161,7 +164,8 @@ def _paths(words: Sequence[Word], resolve: Resolver) -> list[str]:
     return list(dict.fromkeys(path for path in map(resolve, words) if path is not None))
 
 
-def _hosts(words: Sequence[Word], found: Effects) -> None:
+def reach(words: Sequence[Word], found: Effects) -> None:
+    """Hosts and addresses of URLs, and of `user@host:path`."""
     for word in words:
         text = word.literal
         if text is None:  # as far as it is known
@@ -177,12 +181,20 @@ def _hosts(words: Sequence[Word], found: Effects) -> None:
 
 def _reach(host: str, port: int, found: Effects) -> None:
     host = host.lower().rstrip(".")
-    if host.startswith("[") or re.fullmatch(r"[0-9.]+", host):
-        found.addresses.append(f"{host}:{port}")
-    elif host == "localhost":
+    if host == "localhost":
         found.addresses += [f"127.0.0.1:{port}", f"[::1]:{port}"]
-    elif re.fullmatch(r"(?!-)[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
-        found.hosts.append(f"{host}:{port}")
+        return
+    if port > 0xFFFF:
+        return
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        try:
+            found.hosts.append(parse_host(f"{host}:{port}", Place("", 1, 1)).text)
+        except ValueError:
+            return  # no name: who asks finds that nobody is known
+    else:
+        found.addresses.append(f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}")
 
 
 def _networker(name: str, found: Effects) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from agentmon.plan.infer.commands import Commands
 from agentmon.plan.infer.draft import Drafts
 from agentmon.plan.infer.expand import State
+from agentmon.plan.infer.programs import shown
 from agentmon.plan.infer.syntax import Chain, Element, Node, chain, chains, parse
 from agentmon.plan.infer.words import Choice, Hole, Part, Wild, Word
 
@@ -24,18 +25,25 @@ class Shell(Commands):
     """Reads one text after the other; `drafts` has the steps of all of them.
 
     ``each``: whether each text has a shell of its own (True), one has them all (False), or nobody knows (None).
+    ``workspace``, ``home``: how the text calls these directories, if it does.
     """
 
-    def __init__(self, *, each: bool | None = True) -> None:
+    def __init__(self, *, each: bool | None = True, workspace: str = "", home: str = "") -> None:
         super().__init__()
+        named = ((workspace, "{workspace}"), (home, "{home}"))
+        self.anchors = sorted(((d.rstrip("/"), a) for d, a in named if d.strip("/")), key=lambda pair: -len(pair[0]))
         self._each = each
         self._certain = True  # what comes is done whatever happens
+
+    def begin(self) -> None:
+        """Forget what the shell knows: the next text has one of its own."""
+        self.state, self.functions = State(), {}
 
     def read(self, text: str, label: str) -> list[int]:
         """Steps of one text; their numbers. ``label`` says where each comes from; ``{line}`` in it is the line."""
         first = len(self.drafts.steps)
         if self._each:
-            self.state, self.functions = State(), {}
+            self.begin()
         self.follow(text, label)
         if self._each is None and self.state.cwd != "{workspace}":
             self.state.cwd = None  # the next may begin there, or in the workspace
@@ -47,6 +55,11 @@ class Shell(Commands):
         self.label = label
         self.source(text)
 
+    def simple(self, words: list[Word], label: str) -> None:
+        """A program with its arguments, without a shell."""
+        self.label = label
+        self.start(words, [], set(), 1, " ".join(map(shown, words)))
+
     # ---- statements
 
     def run(self, node: Node) -> None:
@@ -56,6 +69,7 @@ class Shell(Commands):
     def inside(self, script: str) -> Drafts:
         """What another shell would do with a text, that is started here."""
         inner = Shell()
+        inner.anchors = self.anchors
         inner.state.cwd, inner.depth = self.state.cwd, self.depth + 1
         inner.follow(script, self.label)
         return inner.drafts

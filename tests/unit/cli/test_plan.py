@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.audit.store import AuditLog
 from agentmon.cli.main import main
+from tests.support.recorded import Log
 
 PLAN = """
 plan: release
@@ -70,3 +72,72 @@ def test_a_plan_is_drawn(plan: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = json.loads(capsys.readouterr().out)
     assert [step["needs"] for step in shown["steps"]] == [[], ["fetch"]]
     assert shown["steps"][0]["max_write_bytes"] == 1 << 20
+
+
+def test_a_plan_of_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "build.sh"
+    script.write_text("set -e\ngit clone https://git.example.com/x.git\nmake -C x\n")
+    assert main(["plan", "infer", str(script)]) == 0
+    out, err = capsys.readouterr()
+    assert "plan: build\n" in out
+    assert 'starts: {exe: "**/git", argv: [clone, "https://git.example.com/x.git"]}' in out
+    assert "    needs: git-clone\n" in out
+    assert "# not known: which files `make` changes" in out
+    assert "agentmon: plan `build`: 2 steps; 4 things are not known, see its comments\n" in err
+    path = tmp_path / "mine.yaml"
+    assert main(["plan", "infer", str(script), "-o", str(path)]) == 0
+    assert path.read_text().startswith("# Inferred by `agentmon plan infer` from build.sh.")
+    assert main(["plan", "check", str(path)]) == 0
+    assert main(["plan", "infer", str(script), "-o", str(path)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_plan_of_commands_and_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = tmp_path / "commands.txt"
+    commands.write_text("cd sub\n# what comes next\n./run\n")
+    assert main(["plan", "infer", "--as", "commands", "--shell", "one", str(commands), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(step["id"], step["from"]) for step in told["steps"]] == [("run", ["line 3: ./run"])]
+    assert 'exe: "{workspace}/sub/run"' in told["text"]
+    calls = tmp_path / "calls.jsonl"
+    calls.write_text('{"type": "tool_use", "name": "Bash", "input": {"command": "ls /testbed/x"}}\n')
+    assert main(["plan", "infer", str(calls), "--workspace", str(tmp_path)]) == 0
+    assert "# call 1: ls /testbed/x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.sh", "echo hi\n", "nothing in a.sh starts a program"),
+        ("a.json", "[", "a.json:1:2: not JSON: expecting value"),
+        ("a.json", "[]", "there is no tool call and no command in it"),
+    ],
+)
+def test_what_gives_no_plan(
+    name: str, text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert main(["plan", "infer", str(path)]) == 3
+    assert said in capsys.readouterr().err
+    assert main(["plan", "infer"]) == 64
+    assert main(["plan", "infer", str(tmp_path / "none.sh")]) == 3
+
+
+def test_a_plan_of_recorded_sessions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit = AuditLog(tmp_path / "audit.db")
+    session = Log()
+    session.runs("/opt/agent")
+    session.forks(11)
+    session.runs("/usr/bin/make", 11)
+    session.did("create", "/srv/w/out", pid=11)
+    session.add("process", 11, operation="exit", detail="status 0")
+    session.ends()
+    audit.append(session.records)
+    audit.close()
+    assert main(["plan", "infer", "--session", "last", "--file", str(audit.path)]) == 0
+    out = capsys.readouterr().out
+    assert "from recorded session s-1." in out
+    assert "starts: {exe: /usr/bin/make}" in out
+    assert '"{workspace}/out"' in out
+    assert main(["plan", "infer", "--session", "s-9", "--file", str(audit.path)]) == 1

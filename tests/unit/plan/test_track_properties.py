@@ -23,15 +23,14 @@ def plans(draw: st.DrawFn) -> str:
     for i in range(draw(st.integers(1, len(NAMES)))):
         needs = sorted(draw(st.sets(st.sampled_from(NAMES[:i]), max_size=2))) if i else []
         after = sorted(draw(st.sets(st.sampled_from(NAMES[:i]), max_size=2)) - set(needs)) if i else []
+        waits = f"needs: {needs}, after: {after}"
         words = draw(st.lists(st.sampled_from([*PROGRAMS[:2], "mark"]), min_size=1, max_size=3))
         starts = [word if word == "mark" else f"{{exe: {word}}}" for word in words]
         more = draw(
             st.sampled_from(["", ", once: true", ", repeat: true", ", max-procs: 2", ", repeat: true, max-procs: 3"])
         )
         exits = draw(st.sampled_from(["0", "any", "[1, 2]"]))
-        lines.append(
-            f"  - {{id: {NAMES[i]}, needs: {needs}, after: {after}, starts: [{', '.join(starts)}], exit: {exits}{more}}}"
-        )
+        lines.append(f"  - {{id: {NAMES[i]}, {waits}, starts: [{', '.join(starts)}], exit: {exits}{more}}}")
     return "\n".join(lines)
 
 
