@@ -155,21 +155,21 @@ def warnings(plan: Plan) -> Iterator[str]:
         for start in step.starts:
             if any(pattern.text in ("**", "/**") for pattern in start.exe):
                 yield f"{start.place}: any program starts step `{step.id}`; name it, such as `**/git`"
-    redundant = {(step.id, need) for step in plan.steps for need in step.waits if need in _reached(plan, step, need)}
+    spare = implied(plan)
     for step in plan.steps:
         for need in step.waits:
-            if (step.id, need) in redundant:
+            if need in spare[step.id]:
                 yield f"{step.place}: step `{step.id}` waits for `{need}` by another step already; leave it out"
 
 
-def _reached(plan: Plan, step: Step, but: str) -> set[str]:
-    """What a step needs through others than one."""
-    needs = plan.needed()
-    found: set[str] = set()
-    left = [deeper for need in step.waits if need != but for deeper in needs[need]]
-    while left:
-        name = left.pop()
-        if name not in found:
-            found.add(name)
-            left += needs[name]
+def implied(plan: Plan) -> dict[str, set[str]]:
+    """By step, those of its `needs` and `after` that are so anyway when the others are."""
+    done: dict[str, set[str]] = {}  # when it begins, these are done for sure
+    ended: dict[str, set[str]] = {}  # … and these have ended
+    found: dict[str, set[str]] = {}
+    for step in order(plan.steps):
+        found[step.id] = {n for n in step.needs if any(n in done[other] for other in step.waits if other != n)}
+        found[step.id] |= {n for n in step.after if any(n in ended[other] for other in step.waits if other != n)}
+        done[step.id] = set(step.needs).union(*(done[other] for other in step.waits))
+        ended[step.id] = set(step.waits).union(*(ended[other] for other in step.waits))
     return found

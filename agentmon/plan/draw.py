@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Final
 
-from agentmon.plan.check import order
+from agentmon.plan.check import implied, order
 from agentmon.plan.plan import Plan, Step
 
 _LINES: Final = str.maketrans(
@@ -17,14 +17,8 @@ _LINES: Final = str.maketrans(
 
 def direct_needs(plan: Plan) -> dict[str, tuple[str, ...]]:
     """By step, those that it waits for and that are drawn: not those that others bring along."""
-    needs = plan.needed()
-    reached: dict[str, set[str]] = {}
-    for step in order(plan.steps):
-        reached[step.id] = set(needs[step.id]).union(*(reached[need] for need in needs[step.id]))
-    return {
-        name: tuple(need for need in some if not any(need in reached[other] for other in some))
-        for name, some in needs.items()
-    }
+    spare = implied(plan)
+    return {step.id: tuple(need for need in step.waits if need not in spare[step.id]) for step in plan.steps}
 
 
 def as_text(plan: Plan, label: Callable[[Step], str], *, ascii_only: bool = False) -> list[str]:
