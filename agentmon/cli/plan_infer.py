@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,16 @@ def register(verbs: Any) -> None:
     parser.add_argument(
         "--shell-tool", action="append", default=[], metavar="NAME",
         help="a tool whose `command` a shell runs, beside those known; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="each FILE is the same task, done once more: one plan that fits them all",
+    )
+    parser.add_argument(
+        "--arguments", choices=("exact", "command", "any"), default="exact",
+        help="with which arguments steps start: those of the text (default), any but for the command of a program that"
+        " has some (`git push`), or any",
     )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a new file (default: standard output)")
     parser.add_argument("--name", help="the plan's name (default: that of the output or input, or `inferred`)")
@@ -118,6 +129,15 @@ def _name(args: argparse.Namespace) -> str:
 
 
 def _of_files(args: argparse.Namespace) -> Drafts:
+    from agentmon.plan.infer.several import Width, together, widen
+
+    several = [[name] for name in args.files] if args.together else [args.files]
+    found = [widen(_drafts(args, names), Width(args.arguments)) for names in several]
+    return together(found) if args.together or args.arguments != "exact" else found[0]
+
+
+def _drafts(args: argparse.Namespace, names: Sequence[str]) -> Drafts:
+    """Of files that were one task."""
     from agentmon.plan.infer.calls import Calls, read_json
     from agentmon.plan.infer.shell import Shell
     from agentmon.policy.text import decode, read_text
@@ -126,7 +146,7 @@ def _of_files(args: argparse.Namespace) -> Drafts:
     shell = Shell(each=each, workspace=args.workspace or "", home=args.home or "")
     shell.drafts.shells.append(_SHELLS)
     calls = Calls(shell, args.shell_tool)
-    for name in args.files:
+    for name in names:
         text = decode(sys.stdin.buffer.read(), "-") if name == "-" else read_text(name, "input")
         label = f"{Path(name).name}, " if len(args.files) > 1 else ""
         kind = args.kind or _kind(name, text)

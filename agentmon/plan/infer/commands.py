@@ -27,7 +27,7 @@ BUILTINS: Final = words_of("""
 #: Functions that call functions, and shells in shells.
 DEEPEST: Final = 8
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WITH_COMMANDS: Final = words_of("""
+WITH_COMMANDS: Final = words_of("""
     git pip pip3 npm npx yarn pnpm cargo go docker podman kubectl apt apt-get dnf yum apk make conda gem
     systemctl poetry uv helm aws gcloud az gh brew dotnet mvn gradle
 """)
@@ -201,7 +201,7 @@ class Commands(Expander):
             return
         name = exe.rpartition("/")[2].replace("\\", "")
         sub = next((w.literal for w in words[1:] if w.literal and not w.begins.startswith("-")), None)
-        short = f"{name}-{sub}" if name in _WITH_COMMANDS and sub and re.fullmatch(r"[a-z][a-z-]*", sub) else name
+        short = f"{name}-{sub}" if name in WITH_COMMANDS and sub and re.fullmatch(r"[a-z][a-z-]*", sub) else name
         draft = Draft(short, [((exe,), arguments(words[1:]))])
         draft.told.append(f"{where}: {text if len(text) <= 100 else text[:99] + '…'}")
         draft.repeat = bool(self.loops)

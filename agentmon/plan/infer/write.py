@@ -35,6 +35,8 @@ def to_yaml(drafts: Drafts, *, name: str, source: str, description: str = "") ->
     lines = [*_comment(f"Inferred by `agentmon plan infer` from {source}. Read it before you rely on it.")]
     if any(step.holes for step in drafts.steps) or drafts.holes:
         lines += _comment("`not known` says what could not be known; it is closed, or as narrow as the text allows.")
+    if any(exe.startswith("**/") for step in drafts.steps for exes, _ in step.ways for exe in exes):
+        lines += _comment("`**/NAME` is a program of that name, wherever PATH finds it.")
     lines += ["", f"plan: {quoted(name)}"]
     lines += [f"description: {quoted(description)}"] if description else []
     for hole in drafts.holes:

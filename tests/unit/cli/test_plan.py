@@ -105,6 +105,19 @@ def test_a_plan_of_commands_and_calls(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "# call 1: ls /testbed/x" in capsys.readouterr().out
 
 
+def test_a_plan_of_a_task_that_was_done_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for name, text in (("one.sh", "git clone a\nmake all\n"), ("two.sh", "git clone b\nls\nmake test\n")):
+        (tmp_path / name).write_text(text)
+        files.append(str(tmp_path / name))
+    assert main(["plan", "infer", "--together", "--arguments", "command", *files, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(s["id"], s["after"]) for s in told["steps"]] == [
+        ("git-clone", []), ("make-all", ["git-clone"]), ("ls", ["git-clone"]), ("make-test", ["ls"]),
+    ]  # fmt: skip
+    assert 'argv: [clone, "**"]' in told["text"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
