@@ -13,19 +13,18 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from agentmon.model.operations import Operation
 from agentmon.plan.bind import bind_plan, compile_plan
 from agentmon.plan.infer.draft import Draft, Drafts, Way
-from agentmon.plan.infer.several import Width, together, widen
+from agentmon.plan.infer.several import Fit, Width, fitted, together, widen
 from agentmon.plan.infer.shell import Shell
 from agentmon.plan.infer.write import to_yaml
 from agentmon.plan.load import load_text
-from agentmon.plan.plan import Plan
 from agentmon.plan.track import Tracker
 from agentmon.policy.rules import Variables
 from benchmarks import _cases
@@ -49,28 +48,7 @@ _MADE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How much wider than what was seen a plan is."""
-
-    width: Width
-    ordered: bool
-    again: bool  # each step may be repeated
-    closed: bool  # files and hosts count
-
-    def __str__(self) -> str:
-        said = [f"arguments {self.width.value}", "in order" if self.ordered else "in any order"]
-        said += ["any number of times"] if self.again else []
-        return ", ".join([*said, *([] if self.closed else ["any files and hosts"])])
-
-
-KINDS = [
-    Kind(width, ordered, again, closed)
-    for width in Width
-    for ordered in (True, False)
-    for again in (False, True)
-    for closed in (True, False)
-]
+Curve = dict[str, Callable[[Sequence[Drafts]], Drafts]]
 
 
 def inferred(commands: Sequence[str]) -> Drafts:
@@ -107,27 +85,52 @@ def times(report: Report, commands: Sequence[str], rounds: int) -> None:
 # ---- sessions
 
 
-def plan_of(sessions: Sequence[Drafts], kind: Kind) -> Plan | None:
-    """A plan of that kind of some sessions."""
-    drafts = together([widen(each, kind.width) for each in sessions])
-    steps = []
+def in_any_order(drafts: Drafts) -> Drafts:
+    """Each step at any time, any number of times."""
     for step in drafts.steps:
-        one = step if kind.ordered else replace(step, needs=set(), after=set())
-        one = replace(one, repeat=True) if kind.again else one
-        if not kind.closed:
-            one = replace(one, writes=["/**"], files_known=True, no_network=False, hosts=[], addresses=["0.0.0.0/0"])
-        steps.append(one)
-    drafts.steps = steps
-    if not kind.closed:
-        drafts.outside_writes = ["/**"]
-    return load_text(to_yaml(drafts, name="p", source="a benchmark"), "p.yaml") if steps else None
+        step.needs, step.after, step.repeat = set(), set(), True
+    return drafts
 
 
-def programs_only(sessions: Sequence[Drafts]) -> Plan:
+def anywhere(drafts: Drafts) -> Drafts:
+    """Any files and hosts."""
+    drafts.steps = [replace(s, writes=["/**"], files_known=True, no_network=False, hosts=[], looks=[],
+                            addresses=["0.0.0.0/0"]) for s in drafts.steps]  # fmt: skip
+    drafts.outside_writes = ["/**"]
+    return drafts
+
+
+def without_look(drafts: Drafts) -> Drafts:
+    """Without the step for looking around."""
+    drafts.steps = [step for step in drafts.steps if step.name != "look"]
+    return drafts
+
+
+def programs_only(sessions: Sequence[Drafts]) -> Drafts:
     """What is to be beaten: the set of programs seen."""
     exes = sorted({exe for each in sessions for step in each.steps for exes, _ in step.ways for exe in exes})
     one = Draft("any", [(tuple(exes), None)], repeat=True, writes=["/**"], files_known=True, addresses=["0.0.0.0/0"])
-    return load_text(to_yaml(Drafts([one], ["/bin/sh"], ["/**"]), name="p", source="a benchmark"), "p.yaml")
+    return Drafts([one], ["/bin/sh"], ["/**"])
+
+
+def _wide(several: Sequence[Drafts], width: Width) -> Drafts:
+    return together([widen(each, width) for each in several])
+
+
+PROGRAMS = "the set of programs seen"
+#: From narrow to generous.
+CURVE: Curve = {
+    "fit exact: arguments, files, order": lambda s: fitted(s, Fit.EXACT),
+    "exact, in any order": lambda s: in_any_order(fitted(s, Fit.EXACT)),
+    "any arguments, in order": lambda s: _wide(s, Width.COMMAND),
+    "fit order, without `look`": lambda s: without_look(fitted(s, Fit.ORDER)),
+    "fit order": lambda s: fitted(s, Fit.ORDER),
+    "any arguments, in any order": lambda s: in_any_order(_wide(s, Width.ANY)),
+    "fit task, without `look`": lambda s: without_look(fitted(s, Fit.TASK)),
+    "fit task": lambda s: fitted(s, Fit.TASK),
+    "fit task, any files and hosts": lambda s: anywhere(fitted(s, Fit.TASK)),
+    PROGRAMS: programs_only,
+}
 
 
 class Replay:
@@ -150,6 +153,7 @@ class Replay:
                 ruling = t.exec(self._next, path, argv)
                 denied |= not ruling.passes
                 if ruling.passes:
+                    denied |= any(not t.attempt(self._next, Operation.READ, _path(each)).passes for each in step.reads)
                     denied |= any(
                         not t.attempt(self._next, Operation.WRITE, _path(each)).passes for each in step.writes
                     )
@@ -189,8 +193,8 @@ def sessions(report: Report, data: Path) -> None:
     outside = [
         inferred([row["code"]]) for row in _cases.read(data / _cases.FILES[_cases.SNIPPETS]) if row["lang"] == "bash"
     ]
-    outside = [each for each in outside if each.steps]
-    counts = {name: [0, 0, 0, 0] for name in (*map(str, KINDS), "the set of programs seen")}
+    outside = [each for each in outside if each.steps or each.outside_writes]
+    counts = {label: [0, 0, 0, 0] for label in CURVE}
     for name, found in tasks.items():
         rng.shuffle(found)
         half = len(found) // 2
@@ -200,23 +204,26 @@ def sessions(report: Report, data: Path) -> None:
         for session in found[half:]:
             foreign = [rng.choice(others if i % 2 else outside) for i in range(FOREIGN)]
             trials.append((session, [(rng.randrange(len(session) + 1), each) for each in foreign]))
-        plans: list[tuple[str, Plan | None]] = [(str(kind), plan_of(learnt, kind)) for kind in KINDS]
-        for label, plan in [*plans, ("the set of programs seen", programs_only(learnt))]:
-            if plan is None:
-                continue
-            bound = bind_plan(plan, HERE)
+        for label, make in CURVE.items():
+            text = to_yaml(make(learnt), name="p", source="a benchmark")
+            tracker = Tracker(bind_plan(load_text(text, "p.yaml"), HERE))
             for session, foreign in trials:
-                counts[label] = [a + b for a, b in zip(counts[label], _try(bound, session, foreign), strict=True)]
-    results = {}
-    for label, (wrong, commands, stopped, tried) in counts.items():
-        results[label] = {"wrongly denied, %": round(100 * wrong / max(commands, 1), 2),
-                          "foreign stopped, %": round(100 * stopped / max(tried, 1), 2)}  # fmt: skip
-    report.results["sessions"] = {
-        "tasks": len(tasks),
-        "commands replayed": commands,
-        "foreign commands": tried,
-        **results,
+                counts[label] = [a + b for a, b in zip(counts[label], _try(tracker, session, foreign), strict=True)]
+    shares = {
+        label: (100 * wrong / max(commands, 1), 100 * stopped / max(tried, 1))
+        for label, (wrong, commands, stopped, tried) in counts.items()
     }
+    _, commands, _, tried = counts[PROGRAMS]
+    report.results["sessions"] = {
+        "tasks": len(tasks), "commands replayed": commands, "foreign commands": tried,
+        **{label: {"wrongly denied, %": round(wrong, 2), "foreign stopped, %": round(stopped, 2)}
+           for label, (wrong, stopped) in shares.items()},
+    }  # fmt: skip
+    wrong, stopped = (round(share, 2) for share in shares["fit task"])
+    beaten = [round(share, 2) for share in shares[PROGRAMS]]
+    note = "the set of programs seen"
+    report.goals.append(Goal("wrongly denied, fit task", wrong, "%", beaten[0], note=note))
+    report.goals.append(Goal("foreign stopped, fit task", stopped, "%", beaten[1], at_most=False, note=note))
 
 
 def _whole(commands: Sequence[Drafts]) -> Drafts:
@@ -238,13 +245,13 @@ def _whole(commands: Sequence[Drafts]) -> Drafts:
     return Drafts(steps, ["/bin/sh"], writes)
 
 
-def _try(bound: object, session: Sequence[Drafts], foreign: Sequence[tuple[int, Drafts]]) -> list[int]:
+def _try(tracker: Tracker, session: Sequence[Drafts], foreign: Sequence[tuple[int, Drafts]]) -> list[int]:
     """[commands denied, commands, foreign denied, foreign]: one replay as it was, one with each foreign command."""
-    plain = Replay(Tracker(bound))  # type: ignore[arg-type]  # one plan, bound once
+    plain = Replay(tracker.fresh())
     wrong = sum(plain.denies(command) for command in session if command.steps)
     stopped = 0
     for at, command in foreign:
-        replay = Replay(Tracker(bound))  # type: ignore[arg-type]  # same
+        replay = Replay(tracker.fresh())
         for each in session[:at]:
             replay.denies(each)
         stopped += replay.denies(command)

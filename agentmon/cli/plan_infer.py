@@ -68,9 +68,10 @@ def register(verbs: Any) -> None:
         help="each FILE is the same task, done once more: one plan that fits them all",
     )
     parser.add_argument(
-        "--arguments", choices=("exact", "command", "any"), default="exact",
-        help="with which arguments steps start: those of the text (default), any but for the command of a program that"
-        " has some (`git push`), or any",
+        "--fit", choices=("exact", "order", "task"), default="exact",
+        help="how closely the plan follows: the arguments, files and order of the text (default); its programs and"
+        " hosts in their order, in the workspace, and looking around; or the same in any order, for an agent that does"
+        " the task its own way",
     )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a new file (default: standard output)")
     parser.add_argument("--name", help="the plan's name (default: that of the output or input, or `inferred`)")
@@ -89,6 +90,8 @@ def handle(args: argparse.Namespace) -> int:
         raise UsageError("give files, or recorded sessions by --session; see `agentmon plan infer --help`")
     if args.output and args.output.exists():
         raise AgentmonError(f"`{args.output}` exists already; give another name, or remove it")
+    if args.sessions and args.fit != "exact":
+        raise UsageError("--fit is for text; of recorded sessions, programs are followed with any arguments")
     if args.sessions:
         drafts, source = _of_sessions(args)
     else:
@@ -129,11 +132,10 @@ def _name(args: argparse.Namespace) -> str:
 
 
 def _of_files(args: argparse.Namespace) -> Drafts:
-    from agentmon.plan.infer.several import Width, together, widen
+    from agentmon.plan.infer.several import Fit, fitted
 
     several = [[name] for name in args.files] if args.together else [args.files]
-    found = [widen(_drafts(args, names), Width(args.arguments)) for names in several]
-    return together(found) if args.together or args.arguments != "exact" else found[0]
+    return fitted([_drafts(args, names) for names in several], Fit(args.fit))
 
 
 def _drafts(args: argparse.Namespace, names: Sequence[str]) -> Drafts:

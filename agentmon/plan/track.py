@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -105,6 +106,13 @@ class Tracker:
         self._ways = [(way, _matcher(way.exe), _arguments(way)) for way in bound.ways]
         self._processes: dict[Hashable, _Process] = {}
         self._changes: list[Change] = []
+
+    def fresh(self) -> Tracker:
+        """Another session under the same plan; what was made of the plan is shared, for that takes time."""
+        other = copy(self)
+        other._runs = [_Run() for _ in self.steps]  # noqa: SLF001  # one of us
+        other._processes, other._changes = {}, []  # noqa: SLF001  # same
+        return other
 
     # ---- what is
 

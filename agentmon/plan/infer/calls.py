@@ -16,7 +16,7 @@ from agentmon.errors import ConfigError
 from agentmon.plan.infer.draft import Draft
 from agentmon.plan.infer.programs import Effects, reach, words_of
 from agentmon.plan.infer.shell import Shell
-from agentmon.plan.infer.words import Word
+from agentmon.plan.infer.words import Variable, Word
 
 #: Tools whose argument is a shell command. Names without case and punctuation.
 SHELL_TOOLS: Final = words_of("""
@@ -228,7 +228,8 @@ class Calls:
     def _path(self, text: str) -> str | None:
         """Tools are called from the workspace, wherever the shell is."""
         kept, self._shell.state.cwd = self._shell.state.cwd, "{workspace}"
-        path = self._shell.path(Word((text,)))
+        home = text == "~" or text.startswith("~/")
+        path = self._shell.path(Word((Variable("home"), text[1:]) if home else (text,)))
         self._shell.state.cwd = kept
         return path
 

@@ -32,6 +32,7 @@ class Draft:
     hosts: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     execs: list[str] = field(default_factory=list)
+    looks: list[str] = field(default_factory=list)  # all that may be read; none: that is left to the policy
     no_exec: bool = False
     no_network: bool = False
     files_known: bool = False  # `writes` is all that it changes

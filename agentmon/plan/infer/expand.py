@@ -131,7 +131,10 @@ class Expander(ABC):
         if kind == "concatenation":
             found: list[Part] = []
             for child in node.children:
-                found += self._parts(child, quoted=quoted)
+                parts = self._parts(child, quoted=quoted)
+                if found and child.type == "word" and child.text.startswith(b"~"):
+                    parts = ("~", *parts[1:])  # a home only at the beginning of a word
+                found += parts
             return _joined(found)
         if kind == "simple_expansion":
             return self._variable(node.text.decode("utf-8", "replace")[1:])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentmon.plan.infer.words import Word
+from agentmon.plan.infer.words import Word, literal
 from agentmon.policy.hosts import parse_host
 from agentmon.policy.rules import Place
 
@@ -428,7 +428,7 @@ def _fetch(call: _Call) -> None:
     elif (name == "curl" and kept) or (name == "wget" and "--spider" not in texts):
         ends = [text.split("?")[0].rpartition("/")[2] for text in texts if "://" in text]
         if cwd and ends and all(ends):
-            found.writes += [f"{cwd}/{end}" for end in ends]
+            found.writes += [f"{cwd}/{literal(end)}" for end in ends]
         else:
             found.files = False
             found.holes.append(f"which file `{name}` writes")
@@ -465,7 +465,8 @@ def _git(call: _Call) -> None:
         if into:
             _change(call, into, below=True)
         elif url and cwd:
-            found.writes.append(f"{cwd}/{re.sub(r'[.]git/?$', '', url.rstrip('/')).rpartition('/')[2]}/**")
+            name = re.sub(r"[.]git/?$", "", url.rstrip("/")).rpartition("/")[2]
+            found.writes.append(f"{cwd}/{literal(name)}/**")
         else:
             found.files = False
             found.holes.append("where `git clone` puts it")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One plan of several times that the same task was done, and how much wider than what was seen it is to be."""
+"""One plan of several times that the same task was done, and how much wider than what was seen it is to be.
+
+Which `Fit` denies how much wrongly, and stops how much that is foreign, is measured by ``./dev bench plan``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,21 @@ from typing import Final
 
 from agentmon.plan.infer.commands import WITH_COMMANDS
 from agentmon.plan.infer.draft import Draft, Drafts, Way
+from agentmon.plan.infer.programs import READERS
+from agentmon.plan.infer.words import literal
+
+#: What programs are made of, and read wherever they are used.
+SYSTEM_READS: Final = (
+    "/{usr,lib,lib32,lib64,bin,sbin,opt}/**",
+    "/etc/{ld.so.*,localtime,locale*,nsswitch.conf,passwd,group,hosts,host.conf,gai.conf,resolv.conf,protocols,services}",
+    "/etc/{ssl,ca-certificates,alternatives,terminfo}/**",
+    "/etc/{profile,bash.bashrc,inputrc,gitconfig,os-release,mime.types,timezone}",
+    "/proc/{[0-9]*/**,meminfo,cpuinfo,stat,filesystems,mounts,uptime,loadavg,version}",
+    "/proc/sys/{kernel,vm}/**",
+    "/sys/{devices/system,fs/cgroup}/**",
+    "/dev/**",
+)
+_HERE: Final = ("{workspace}/**", "{tmp}/**")
 
 _COMMAND: Final = re.compile(r"[a-z][a-z-]*")
 
@@ -21,6 +39,37 @@ class Width(enum.StrEnum):
     EXACT = "exact"  # those that were seen
     COMMAND = "command"  # any, but for the command of a program that has some: `git push **`
     ANY = "any"
+
+
+class Fit(enum.StrEnum):
+    """How closely a plan follows what was seen."""
+
+    EXACT = "exact"  # its arguments, files and order
+    ORDER = "order"  # its programs and hosts in their order, any number of times, in the workspace; and looking around
+    TASK = "task"  # the same in any order
+
+
+def fitted(several: Sequence[Drafts], fit: Fit) -> Drafts:
+    """One plan of what was done, once or several times."""
+    if fit is Fit.EXACT:
+        return together(several) if len(several) > 1 else several[0]
+    width = Width.COMMAND if fit is Fit.ORDER else Width.ANY
+    drafts = together([widen(each, width) for each in several])
+    read = [path for step in drafts.steps for path in step.reads if path.startswith(("/", "{home}"))]
+    looks = list(dict.fromkeys((*_HERE, *SYSTEM_READS, *read)))
+    for step in drafts.steps:
+        step.repeat, step.looks = True, looks
+        if step.writes or not step.files_known:
+            step.writes, step.files_known = list(dict.fromkeys((*_HERE, *step.writes))), True
+        if fit is Fit.TASK:
+            step.needs, step.after = set(), set()
+    programs = tuple(f"**/{literal(name)}" for name in sorted(READERS - {"["}))
+    looking = Draft("look", [(programs, None)], told=["looking around, by programs that only read"], looks=looks)
+    looking.repeat = looking.files_known = looking.execs_known = looking.no_exec = looking.no_network = True
+    drafts.steps.append(looking)
+    drafts.outside_writes = list(dict.fromkeys((*_HERE, *drafts.outside_writes)))
+    drafts.holes.append("what programs read of their own in the home; name it in the rules `reads`")
+    return drafts
 
 
 def widen(drafts: Drafts, width: Width) -> Drafts:

@@ -79,8 +79,9 @@ class Word:
         text = "".join(_pattern(part) for part in self.parts)
         text = re.sub(r"(?<!\\)\*{2,}", "*", text)
         if len(text) > MOST_CHARACTERS or not text.isprintable():
-            kept = literal("".join(_until_odd(self.begins)))[:MOST_CHARACTERS].rstrip("\\")
-            return f"{kept}*"
+            text = literal(_until_odd(self.begins))[:MOST_CHARACTERS].rstrip("\\") + "*"
+        if text == "~" or text.startswith("~/"):
+            text = f"\\{text}"  # not a home: the shell would have filled it in
         return text
 
     def path(self, cwd: str | None) -> str | None:
@@ -89,12 +90,15 @@ class Word:
             return None
         if all(isinstance(part, Hole) for part in self.parts):
             return None
+        if any(isinstance(part, Variable) and part.name != "user" for part in self.parts[1:]):
+            return None  # a whole path in the middle of one
         text = "".join(_pattern(part) for part in self.parts)
         if not text or "\0" in text or not text.isprintable():
             return None
         if isinstance(self.parts[0], Hole):
             rest = text.lstrip("*")
-            return "**" + rest if rest.startswith("/") else None
+            path = resolve("**" + rest, None) if rest.startswith("/") else None
+            return path if path != "**" else None
         return resolve(text, cwd)
 
 
@@ -122,8 +126,6 @@ def literal(text: str) -> str:
 
 def resolve(text: str, cwd: str | None) -> str | None:
     """A pattern for a path, from one that may be relative. None: no true path is like that."""
-    if text.startswith("~/") or text == "~":
-        text = "{home}" + text[1:]
     if not text.startswith(("/", "{home}", "{workspace}", "**")):
         if cwd is None:
             rest = posixpath.normpath(text)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from agentmon.model.text import clean
-from agentmon.plan.infer.draft import Draft, Drafts, fit, names
+from agentmon.plan.infer.draft import Draft, Drafts, Way, fit, names
 
 #: A scalar that YAML takes as it is, in a flow list too.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*(:[0-9]+)?")
@@ -114,11 +114,37 @@ def _step(number: int, step: Draft, ids: Sequence[str]) -> list[str]:
 def _starts(step: Draft, inside: str) -> list[str]:
     if not step.ways:
         return [f"{inside}starts: mark"]
-    ways = [f"{{exe: {_list(exe)}" + ("}" if argv is None else f", argv: [{', '.join(map(quoted, argv))}]}}")
-            for exe, argv in step.ways]  # fmt: skip
-    if len(ways) == 1:
-        return [f"{inside}starts: {ways[0]}"]
-    return [f"{inside}starts:", *(f"{inside}  - {way}" for way in ways)]
+    if len(step.ways) == 1:
+        return _folded(f"{inside}starts: ", _way(step.ways[0]), f"{inside}  ")
+    return [
+        f"{inside}starts:",
+        *(line for way in step.ways for line in _folded(f"{inside}  - ", _way(way), f"{inside}    ")),
+    ]
+
+
+def _way(way: Way) -> list[str]:
+    """What stands between commas."""
+    exe, argv = way
+    words = [quoted(text) for text in exe]
+    if len(words) > 1:
+        words[0], words[-1] = f"[{words[0]}", f"{words[-1]}]"
+    words[0] = f"{{exe: {words[0]}"
+    if argv is not None:
+        more = [quoted(text) for text in argv] or [""]
+        more[0] = f"argv: [{more[0]}"
+        words += [*more[:-1], f"{more[-1]}]"]
+    return [*words[:-1], f"{words[-1]}}}"]
+
+
+def _folded(start: str, words: Sequence[str], indent: str) -> list[str]:
+    """Words with commas between, in as many lines as they need."""
+    lines = [start]
+    for i, word in enumerate(words):
+        piece = word if i == len(words) - 1 else f"{word}, "
+        if i and len(lines[-1]) + len(piece) > _WIDTH:
+            lines.append(indent)
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
 
 
 def _closed(step: Draft, inside: str) -> list[str]:
@@ -134,6 +160,8 @@ def _closed(step: Draft, inside: str) -> list[str]:
     else:
         rules += _comment("not known: see below; narrowed to the workspace and temporary files", deep)
         rules += _rule("files", "[write, create]", "paths", _few([*writes, "{workspace}/**", "{tmp}/**"]), deep)
+    if step.looks:
+        rules += _rule("reads", "read", "paths", _few(step.looks), deep)
     if step.no_network:
         lines.append(f"{inside}no-network: true")
     elif step.addresses:

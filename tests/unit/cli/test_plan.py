@@ -110,10 +110,10 @@ def test_a_plan_of_a_task_that_was_done_twice(tmp_path: Path, capsys: pytest.Cap
     for name, text in (("one.sh", "git clone a\nmake all\n"), ("two.sh", "git clone b\nls\nmake test\n")):
         (tmp_path / name).write_text(text)
         files.append(str(tmp_path / name))
-    assert main(["plan", "infer", "--together", "--arguments", "command", *files, "--json"]) == 0
+    assert main(["plan", "infer", "--together", "--fit", "order", *files, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [(s["id"], s["after"]) for s in told["steps"]] == [
-        ("git-clone", []), ("make-all", ["git-clone"]), ("ls", ["git-clone"]), ("make-test", ["ls"]),
+        ("git-clone", []), ("make-all", ["git-clone"]), ("ls", ["git-clone"]), ("make-test", ["ls"]), ("look", []),
     ]  # fmt: skip
     assert 'argv: [clone, "**"]' in told["text"]
 

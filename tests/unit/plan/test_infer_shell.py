@@ -65,6 +65,7 @@ def holes(text: str) -> list[str]:
         ('x "a b $UNSET c"', ("a b * c",)),
         ("x -", ("-",)),
         ('x ~/a "$HOME/b"', ("{home}/a", "{home}/b")),
+        ("x --p=~/a a~b", ("--p=~/a", "a~b")),
         ("x $((1+2))", ("*",)),
         ("for i in 1 2; do x n$i; done", ("n{1,2}",)),
         ("for i in 1; do x $i; done", ("1",)),

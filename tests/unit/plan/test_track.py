@@ -236,7 +236,8 @@ def test_a_step_killed_by_a_signal_has_failed() -> None:
 
 def test_two_sessions_do_not_touch_each_other() -> None:
     bound = bind_plan(load_text(f"plan: p\nsteps:\n{CHAIN}", "p.yaml"), HERE)
-    one, two = Tracker(bound), Tracker(bound)
+    one = Tracker(bound)
+    two = one.fresh()
     for t in (one, two):
         t.enrol(AGENT)
     run(one, 10, "/usr/bin/git clone x")
