@@ -215,6 +215,8 @@ class Commands(Expander):
         for word in words[1:]:
             if word.many and not word.holes:
                 draft.holes.append(f"which names `{shown(word)}` stands for")
+            if word.cut:
+                draft.holes.append(f"how the argument that begins with `{shown(word)}` goes on")
         self._flow(draft, redirects, piped)
         number = len(self.drafts.steps)
         self.drafts.steps.append(draft)

@@ -78,11 +78,16 @@ class Word:
             return "**"
         text = "".join(_pattern(part) for part in self.parts)
         text = re.sub(r"(?<!\\)\*{2,}", "*", text)
-        if len(text) > MOST_CHARACTERS or not text.isprintable():
+        if _is_odd(text):
             text = literal(_until_odd(self.begins))[:MOST_CHARACTERS].rstrip("\\") + "*"
         if text == "~" or text.startswith("~/"):
             text = f"\\{text}"  # not a home: the shell would have filled it in
         return text
+
+    @property
+    def cut(self) -> bool:
+        """Whether the pattern has its beginning only."""
+        return not self.many and _is_odd("".join(_pattern(part) for part in self.parts))
 
     def path(self, cwd: str | None) -> str | None:
         """As a pattern for a true path; None: nothing of it is known. ``cwd`` None: nobody knows where."""
@@ -102,9 +107,14 @@ class Word:
         return resolve(text, cwd)
 
 
+def _is_odd(text: str) -> bool:
+    """Whether it is too long for a plan, or has what YAML cannot."""
+    return len(text) > MOST_CHARACTERS or not (text.isprintable() or re.sub(r"[\n\t]", "", text).isprintable())
+
+
 def _until_odd(text: str) -> str:
     for i, char in enumerate(text):
-        if not char.isprintable():
+        if not char.isprintable() and char not in "\n\t":
             return text[:i]
     return text
 
