@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,23 +89,23 @@ class Commands(Expander):
                 if steps:
                     self.made.note(path, max(steps))
 
-    def command(self, node: Node, redirects: list[Redirect], piped: set[int]) -> None:
+    def command(self, node: Node, redirects: list[Redirect], piped: set[int], more: Sequence[Node] = ()) -> None:
+        """A simple command; ``more``: its arguments behind redirections. Those of its own are added to the others."""
         name = node.child_by_field_name("name")
         line = node.start_point[0]
         if name is not None:
             line = name.start_point[0]
-        prefix: dict[str, Word] = {}
         for child in node.named_children:
             if child.type != "variable_assignment":
                 continue
             if name is None or child.end_point[0] < name.start_point[0]:
                 self.assign(child)  # on a line of its own
             else:
-                prefix |= self.assign(child, keep=False)
+                self.assign(child, keep=False)  # for the program alone
         if name is None:
             return
         words = self.words(name.named_children[0] if name.named_children else name)
-        for child in node.children_by_field_name("argument"):
+        for child in (*node.children_by_field_name("argument"), *more):
             words += self.words(child)
         for child in node.named_children:
             if child.type == "herestring_redirect":
@@ -113,7 +113,7 @@ class Commands(Expander):
                 for inner in child.named_children:
                     self.substitutions(inner)
             elif child.type in ("file_redirect", "heredoc_redirect"):
-                redirects.append(self.redirect(child))
+                redirects += self.redirects(child)
         text = node.text.decode("utf-8", "replace")
         self._simple(words, redirects, piped, line + 1, " ".join(text.split()))
 
@@ -335,13 +335,14 @@ class Commands(Expander):
             draft.data += [(number, path) for number in self.made.makers(path)]
         draft.data = list(dict.fromkeys(draft.data))
 
+    def redirects(self, node: Node) -> list[Redirect]:
+        """A redirection, and what stands between a here-document's word and its text."""
+        return [self.redirect(node), *(self.redirect(each) for each in node.children_by_field_name("redirect"))]
+
     def redirect(self, node: Node) -> Redirect:
         where = self.where(node.start_point[0] + 1)
         if node.type == "heredoc_redirect":
             body = next((c for c in node.children if c.type == "heredoc_body"), None)
-            inner = node.children_by_field_name("redirect")
-            for child in inner:
-                self.pour([self.redirect(child)], set())
             text: str | None = ""
             if body is not None:
                 text = body.text.decode("utf-8", "replace")

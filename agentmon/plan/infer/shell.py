@@ -143,9 +143,11 @@ class Shell(Commands):
         """One command with its redirections; the steps that it came to. ``piped``: whose output it reads."""
         first = len(self.drafts.steps)
         node = element.node
-        redirects = [self.redirect(each) for each in element.redirects]
+        redirects = [each for written in element.redirects for each in self.redirects(written)]
         if node.type == "command":
-            self.command(node, redirects, piped)
+            self.command(
+                node, redirects, piped, [each for written in element.redirects for each in _misplaced(written)]
+            )
         elif node.type == "redirected_statement":
             pass  # `> file` alone
         else:
@@ -286,6 +288,15 @@ class Shell(Commands):
         if node.type == "process_substitution":
             self.ready = ready  # both run at the same time
         return (Hole(text if len(text) <= 40 else text[:39] + "…", makers),)
+
+
+def _misplaced(redirect: Node) -> list[Node]:
+    """Arguments behind a redirection (`grep > out word file`), which the parser takes for more destinations."""
+    if redirect.type == "heredoc_redirect":
+        inner = [each for child in redirect.children_by_field_name("redirect") for each in _misplaced(child)]
+        return [*inner, *redirect.children_by_field_name("argument")]
+    found: list[Node] = redirect.children_by_field_name("destination")[1:]
+    return found
 
 
 def _may_fail(node: Node) -> bool:

@@ -66,6 +66,8 @@ def holes(text: str) -> list[str]:
         ("x -", ("-",)),
         ('x ~/a "$HOME/b"', ("{home}/a", "{home}/b")),
         ("x --p=~/a a~b", ("--p=~/a", "a~b")),
+        ("x > out a b 2>&1", ("a", "b")),
+        ("x <<E > out b\nE\n", ("b",)),
         ("x $((1+2))", ("*",)),
         ("for i in 1 2; do x n$i; done", ("n{1,2}",)),
         ("for i in 1; do x $i; done", ("1",)),
@@ -303,6 +305,7 @@ def test_data_flow() -> None:
     assert taken("git clone https://a.example/r.git && cd r && cat README") == [
         ("cat", "{workspace}/r/README", "git-clone")
     ]
+    assert taken("cat <<'E' > x.py\nprint(1)\nE\npython3 x.py") == [("python3", "{workspace}/x.py", "cat")]
     assert taken("V=$(a); b $V") == [("b", "$(a)", "a")]
     assert taken("curl -o run.sh https://a.example/; ./run.sh") == [("run.sh", "{workspace}/run.sh", "curl")]
     assert taken("touch x; cat y") == []
