@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from agentmon.plan.infer.draft import Drafts
     from agentmon.plan.plan import Plan
 
-#: Programs that start the steps of a script, wherever they are.
-_SHELLS = "**/{sh,bash,dash}"
+#: Programs that start the steps of a script, where systems have them.
+_SHELLS = "/{bin,usr/bin,usr/local/bin}/{sh,bash,dash,zsh}"
 
 
 def register(verbs: Any) -> None:

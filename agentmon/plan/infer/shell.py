@@ -97,6 +97,7 @@ class Shell(Commands):
         first = len(self.drafts.steps)
         sure: tuple[State, dict[int, bool]] | None = None  # what is so even if something failed
         operators = ["", *statement.operators, ";"]
+        last, settled = len(statement.pipelines) - 1, -1
         for i, pipeline in enumerate(statement.pipelines):
             after = None
             if operators[i] == "||":  # done only if something before failed
@@ -105,18 +106,18 @@ class Shell(Commands):
                 self.state.dead = False
                 self.ready = dict.fromkeys(self.ready, False) | outside
             self._certain = certain and sure is None and operators[i] != "||"
-            self._pipeline(pipeline, needed=operators[i + 1] == "&&")
+            self._pipeline(pipeline, needed=operators[i + 1] == "&&" or (i == last and self.state.strict))
             if after is not None:
                 self.state = after.merged(self.state)
             if sure is None and (len(self.drafts.steps) > first or any(_may_fail(e.node) for e in pipeline)):
-                sure = self.state.copy(), dict(self.ready)
+                sure, settled = (self.state.copy(), dict(self.ready)), i
         self._certain = certain
-        alone = len(statement.pipelines) == 1
-        if sure is not None and not alone:
+        # under `set -e` the shell ends where the last one fails, and not where another does
+        strict = self.state.strict and settled == last
+        if sure is not None and settled != last:
             self.state = sure[0] if self.state.dead else sure[0].merged(self.state)
             self.ready = sure[1]
-        strict = self.state.strict and alone
-        self.ready = {n: strict if n >= first else needed for n, needed in self.ready.items()}
+        self.ready = {n: needed and (strict or n < first) for n, needed in self.ready.items()}
         if statement.background:
             self.waited |= set(range(first, len(self.drafts.steps)))
             self.ready = outside
@@ -136,7 +137,8 @@ class Shell(Commands):
             piped = self._element(element, piped) or piped
         self.state, self.ready = state, before
         if len(self.drafts.steps) > first:
-            last = piped if needed else set()
+            last = set(range(first, len(self.drafts.steps))) if state.pipefail else piped
+            last = last if needed else set()
             self.ready = {n: n in last for n in range(first, len(self.drafts.steps))}
 
     def _element(self, element: Element, piped: set[int]) -> set[int]:
