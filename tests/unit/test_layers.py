@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,26 @@ ALLOWED = {
     "model": set(),
     "policy": {"model", "errors"},
     "plan": {"model", "errors", "policy"},
-    "engine": {"model", "errors", "policy"},
+    "fingerprint": {"model", "errors", "agentmon"},
+    "engine": {"model", "errors", "policy", "fingerprint"},
     "kernel": {"model", "errors"},
     "host": {"model", "errors"},
     "audit": {"model", "errors"},
     "control": {"model", "errors"},
     "resolver": {"model", "errors"},
-    "daemon": {"model", "errors", "policy", "engine", "kernel", "host", "audit", "control", "resolver", "agentmon"},
+    "daemon": {
+        "model",
+        "errors",
+        "policy",
+        "fingerprint",
+        "engine",
+        "kernel",
+        "host",
+        "audit",
+        "control",
+        "resolver",
+        "agentmon",
+    },
 }
 
 
@@ -65,3 +80,13 @@ def test_only_the_live_views_screen_knows_textual() -> None:
         if "import textual" in (text := path.read_text()) or "from textual" in text
     }
     assert knows == {"cli/live/app.py", "cli/live/panes.py", "cli/live/screens.py"}
+
+
+def test_what_training_needs_is_imported_only_where_it_is_used() -> None:
+    """Watching needs neither numpy nor scikit-learn: the daemon runs without them."""
+    code = (
+        "import sys, agentmon.fingerprint.watching, agentmon.fingerprint.training, agentmon.cli.main;"
+        "print(sorted({'numpy', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One session, followed token by token: what each part of the model says of it so far.
+
+Four statistics, each of another kind of deviation: a *moment* (one or two acts that do not belong here), a *stretch*
+(64 tokens in a strange order), the *whole* session (its last hundreds of tokens), and the *shape* of a stretch (its
+shares, variety, fan-out). What counts is the highest value that each has had: a promise per session must hold however
+often one looks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import log2
+from typing import Final, NamedTuple
+
+from agentmon.fingerprint.network import Network
+from agentmon.fingerprint.sequence import DISTINCT, LONGEST, Model, Vocabulary
+from agentmon.fingerprint.tokens import Token
+from agentmon.fingerprint.window import Depths, Seen, Shape, Windows
+
+STATISTICS: Final = ("moment", "stretch", "whole", "shape")
+#: Tokens of a stretch; as many of the baseline's mean stand before a session begins.
+STRETCH: Final = 64
+#: What is left of the surprise of one token at the next.
+FADING: Final = 0.5
+#: Tokens that the means reach back, with fading weight: a session that goes on for days is judged as a short one is.
+HORIZON: Final = 256
+#: Statistics of a whole session, in the order of `Means`.
+WHOLE: Final = ("mean", "distinct", "network")
+_CHUNK: Final = 64
+_KEEP: Final = 1 - 1 / HORIZON
+
+
+class Means(NamedTuple):
+    """Mean surprise of a session's tokens, bits: of all, of those that are no repetition, by the network (or 0)."""
+
+    mean: float
+    distinct: float
+    network: float
+
+
+@dataclass(slots=True)
+class Core:
+    """What was learnt of tokens: groups in sequence, details within their group."""
+
+    groups: Vocabulary
+    model: Model
+    details: dict[str, Counter[str]]
+    mean: float  # surprise of a token of the baseline, bits
+    network: Network | None = None
+    #: middle and spread of each of `Means` over sessions of the baseline
+    usual: tuple[tuple[float, float], ...] = ((0.0, 1.0),) * len(WHOLE)
+
+    def detail_bits(self, token: Token) -> tuple[float, bool]:
+        """Surprise of a token's detail within its group, and whether it is new there. Of a group never seen: 0."""
+        known = self.details.get(token.group)
+        if not token.detail or known is None:
+            return 0.0, False
+        total, kinds = known.total(), len(known)
+        count = known.get(token.detail, 0)
+        return -log2((count or kinds) / (total + kinds)), not count
+
+    def whole(self, means: Means) -> float:
+        """How far the means of a session are from the usual: the sum of standard deviations."""
+        parts = zip(means, self.usual, strict=True)
+        return sum((value - middle) / spread for value, (middle, spread) in parts if spread)
+
+
+class Noted(NamedTuple):
+    """A token and how surprising it was (bits), of which so much for its detail; the groups before it by number."""
+
+    token: Token
+    bits: float
+    detail_bits: float
+    number: int
+    before: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Follows one session. ``shape`` None: while the shape is still to be learnt."""
+
+    core: Core
+    shape: Shape | None = None
+    count: int = 0
+    now: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STATISTICS, 0.0))
+    highest: dict[str, float] = field(default_factory=dict)
+    windows: list[list[float]] = field(default_factory=list)  # kept only without a shape
+    last_window: list[float] = field(default_factory=list)
+    last_noted: Noted | None = None
+    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=LONGEST))
+    _bits: deque[float] = field(default_factory=lambda: deque(maxlen=STRETCH))
+    _mean: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum, weight
+    _stretch: float = 0.0
+    _distinct: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    _grams: set[tuple[int, ...]] = field(default_factory=set)
+    _unread: list[int] = field(default_factory=list)  # by the network
+    _network: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    _cuts: Windows = field(default_factory=Windows)
+    _depths: Depths = field(default_factory=Depths)
+    _last: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._stretch = STRETCH * self.core.mean
+        self._bits.extend([self.core.mean] * STRETCH)
+
+    def add(self, token: Token) -> bool:
+        """One more token. False if its process only goes on with what it did: that says nothing of order."""
+        core = self.core
+        number = core.groups.number(token.group)
+        detail, new_detail = core.detail_bits(token)
+        depth = self._depths.of(token)
+        window = self._cuts.add(Seen(token, not core.model.knows(number), new_detail, depth))
+        if window is not None:
+            self._window(window)
+        if not _is_news(token, self._last):
+            return False
+        recent = tuple(self._recent)
+        bits = core.model.surprise(recent, number) + detail
+        self.last_noted = Noted(token, bits, detail, number, recent)
+        self._recent.append(number)
+        self.count += 1
+        _fade(self._mean, bits)
+        self._stretch += bits - self._bits[0]
+        self._bits.append(bits)
+        gram = (*recent[1 - DISTINCT :], number)
+        if self.count % HORIZON == 0:
+            self._grams.clear()  # what came long ago is news again
+        if gram not in self._grams:
+            self._grams.add(gram)
+            _fade(self._distinct, bits)
+        if core.network is not None:
+            self._unread.append(number)
+        now = self.now
+        now["moment"] = FADING * now["moment"] + bits
+        now["stretch"] = self._stretch / STRETCH
+        if self.count % (_CHUNK // 4) == 0:
+            now["whole"] = core.whole(self.means())
+            self._raise("whole")
+        self._raise("moment")
+        self._raise("stretch")
+        return True
+
+    def end(self) -> dict[str, float]:
+        """The highest values, with the whole session judged at its end."""
+        self.now["whole"] = self.core.whole(self.means(ended=True))
+        self._raise("whole")
+        return {name: self.highest.get(name, 0.0) for name in STATISTICS}
+
+    def means(self, *, ended: bool = False) -> Means:
+        """Of the session so far; a short one is mostly taken for usual."""
+        usual = self.core.usual
+        network = self.core.network
+        if network is not None and len(self._unread) >= LONGEST + (1 if ended else _CHUNK):
+            self._read(network)
+        sums = (self._mean, self._distinct, self._network)
+        return Means(*((s + STRETCH * u[0]) / (n + STRETCH) for (s, n), u in zip(sums, usual, strict=True)))
+
+    def plain_means(self) -> Means:
+        """Of the session so far, with nothing before it."""
+        if self.core.network is not None and self._unread:
+            self._read(self.core.network)
+        sums = (self._mean, self._distinct, self._network)
+        return Means(*(s / n if n else 0.0 for s, n in sums))
+
+    def _read(self, network: Network) -> None:
+        fresh = network.surprises(self._unread)[LONGEST if self._network[1] else 0 :]
+        for bits in fresh:
+            _fade(self._network, bits)
+        self._unread = self._unread[-LONGEST:]
+
+    def _window(self, values: list[float]) -> None:
+        self.last_window = values
+        if self.shape is None:
+            self.windows.append(values)
+        else:
+            self.now["shape"] = self.shape.distance(values)
+            self._raise("shape")
+
+    def _raise(self, name: str) -> None:
+        self.highest[name] = max(self.highest.get(name, self.now[name]), self.now[name])
+
+
+def _fade(sums: list[float], bits: float) -> None:
+    """Adds to a mean that forgets: sum and weight."""
+    sums[0] = sums[0] * _KEEP + bits
+    sums[1] = sums[1] * _KEEP + 1
+
+
+def _is_news(token: Token, last: dict[int, tuple[str, str]]) -> bool:
+    """Whether a token is more than its process going on with what it did last."""
+    what = (token.group, token.detail)
+    if token.operation == "exit":
+        last.pop(token.pid, None)
+        return True
+    if last.get(token.pid) == what:
+        return False
+    last[token.pid] = what
+    return True
+
+
+def without_runs(tokens: Iterable[Token]) -> list[Token]:
+    """The tokens that count in a sequence."""
+    last: dict[int, tuple[str, str]] = {}
+    return [token for token in tokens if _is_news(token, last)]
