@@ -34,6 +34,7 @@ VERBS = {
     "policy": "policy",
     "plan": "plan",
     "replay": "replay",
+    "profile": "profile",
     "audit": "audit",
     "doctor": "doctor",
     "daemon": "daemon",
