@@ -104,9 +104,12 @@ def _agent(parser: argparse.ArgumentParser) -> None:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"`{text}` is no rate: a number between 0 and 1, such as 0.01")
     return value
 
 
@@ -186,12 +189,12 @@ def handle_train(args: argparse.Namespace) -> int:
             return 2
         for one in refused:
             say(f"session `{one.id}` was not learnt: {one.why}")
-        store.save(baseline)
+        baseline = store.save(baseline)
     else:
         if not args.replace and args.name in store.names():
             raise AgentmonError(f"there is a baseline `{args.name}` already: --add to it, or --replace it")
         baseline = train(args.name, sessions(args), agent=agent, network=args.network, check=not args.no_check, say=say)
-        store.save(baseline, replace=args.replace)
+        baseline = store.save(baseline, replace=args.replace)
     _report(args, baseline)
     return 0
 
@@ -363,7 +366,6 @@ def handle_import(args: argparse.Namespace) -> int:
     body, sha256 = document.read(args.input)
     if args.sha256 and args.sha256.lower() != sha256:
         raise AgentmonError(f"`{args.input}` has the hash {sha256}, not {args.sha256}: it is another baseline")
-    baseline = Baseline.of(body, sha256)
-    _store(args).save(baseline, replace=args.replace)
+    baseline = _store(args).save(Baseline.of(body, sha256), replace=args.replace)
     _report(args, baseline)
     return 0

@@ -76,8 +76,11 @@ class Store:
             except AgentmonError as error:
                 yield error
 
-    def save(self, baseline: Baseline, *, replace: bool = False) -> Path:
-        """Writes a revision. ``replace``: a new baseline goes over whatever there is. Raises `AgentmonError`."""
+    def save(self, baseline: Baseline, *, replace: bool = False) -> Baseline:
+        """Writes a revision, and returns it as it was written. Raises `AgentmonError`.
+
+        ``replace``: a new baseline goes over whatever there is, as its next revision.
+        """
         name = check_name(baseline.name)
         revisions = self._revisions(name)
         body = baseline.body
@@ -85,6 +88,7 @@ class Store:
             if not replace:
                 raise AgentmonError(f"there is a baseline `{name}` already: give another name, or --replace")
             body = body.model_copy(update={"revision": revisions[-1] + 1})
+            baseline = Baseline.of(body)
         directory = self.directory / name
         path = directory / f"{body.revision:06}.json"
         try:
@@ -100,7 +104,7 @@ class Store:
                     (directory / f"{old:06}.json").unlink()
         except OSError as error:
             raise _failed("write", path, error) from error
-        return path
+        return baseline
 
 
 def _failed(what: str, path: Path, error: OSError) -> AgentmonError:

@@ -81,6 +81,17 @@ CASES = [
     ("policy learn nosuch --file LOG", 1, "no session `nosuch`"),
     ("policy learn last --file LOG --include nosuch", 3, "no pack `nosuch`"),
     ("policy learn last --file LOG -o BAD", 1, "exists already"),
+    ("profile train work nosuch --file LOG --directory .", 1, "no session `nosuch`"),
+    ("profile train work last --file LOG --directory .", 1, "too few to learn from"),
+    ("profile train Work last --file LOG --directory .", 1, "no name of a baseline"),
+    ("profile train work last --add --file LOG --directory .", 1, "no baseline `work`"),
+    ("profile score work last --file LOG --directory .", 1, "no baseline `work`"),
+    ("profile score work last --rate 2", 64, "`2` is no rate"),
+    ("profile show work --directory .", 1, "no baseline `work`"),
+    ("profile list --fly", 64, "unrecognized arguments: --fly"),
+    ("profile export work x.json --directory .", 1, "no baseline `work`"),
+    ("profile import none.json --directory .", 1, "there is no baseline at `none.json`"),
+    ("profile import BAD --directory .", 1, "it is not JSON"),
     ("--config /nonexistent.toml ps", 3, "no configuration file"),
 ]
 
