@@ -11,19 +11,22 @@ import argparse
 import gzip
 import json
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agentmon.fingerprint import network
-from agentmon.fingerprint.sequence import Counts, Model, Vocabulary, distinct, learn
-from benchmarks._common import Goal, Report, say
+from agentmon.fingerprint.sequence import LONGEST, Counts, Model, Vocabulary, distinct, learn
+from benchmarks._common import Goal, Report, percentile, say
 from benchmarks._plots import roc
 
 RATES = (0.01, 0.05, 0.15)
 STIDE = 6
 HALVES = 2
 FOLDS = 4
+#: Traces whose calls are timed.
+ASKED = 100
 
 
 def sequences(report: Report, args: argparse.Namespace) -> None:
@@ -69,6 +72,40 @@ def load(data: Path) -> tuple[list[list[str]], list[list[str]], list[list[str]],
             if row["split"] == "attack":
                 families.append(row["family"])
     return parts["train"], parts["validation"], parts["attack"], families
+
+
+def cost(data: Path, events: int) -> dict[str, Any]:
+    """Training on so many calls, memory of their tables, and time of one call of sessions that were not learnt."""
+    train, normal, _, _ = load(data)
+    groups, known = Vocabulary(), list[list[int]]()
+    while train and sum(map(len, known)) < events:
+        known.append([groups.add(call) for call in train.pop()])
+    wall, cpu = time.perf_counter(), time.process_time()
+    weights, _ = learn(known, FOLDS)
+    tracemalloc.start()
+    counts = Counts()
+    for trace in known:
+        counts.add(trace)
+    memory = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    model, times = Model(counts, weights), list[int]()
+    for trace in normal[:ASKED]:
+        numbers = [groups.number(call) for call in trace]
+        for i, number in enumerate(numbers):
+            recent = tuple(numbers[max(0, i - LONGEST) : i])
+            start = time.perf_counter_ns()
+            model.surprise(recent, number)
+            times.append(time.perf_counter_ns() - start)
+    return {
+        "events": sum(map(len, known)), "training, s": round(wall, 1), "training, processor s": round(cpu, 1),
+        "memory of the tables, MB": round(memory / 2**20, 1), "one event, µs": percentiles(times),
+    }  # fmt: skip
+
+
+def percentiles(times_ns: Sequence[int]) -> dict[str, float]:
+    """Of times, in microseconds."""
+    return {f"p{p}": percentile(times_ns, p) / 1000 for p in (50, 90, 99)} | {"events": len(times_ns)}
 
 
 def _ours(report: Report, train: list[list[str]], tested: list[list[str]]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ HORIZON: Final = 256
 #: Statistics of a whole session, in the order of `Means`.
 WHOLE: Final = ("mean", "distinct", "network")
 _CHUNK: Final = 64
+_ASKED: Final = 10_000
 _KEEP: Final = 1 - 1 / HORIZON
 
 
@@ -52,9 +53,18 @@ class Core:
     network: Network | None = None
     #: middle and spread of each of `Means` over sessions of the baseline
     usual: tuple[tuple[float, float], ...] = ((0.0, 1.0),) * len(WHOLE)
+    _asked: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
 
     def detail_bits(self, token: Token) -> tuple[float, bool]:
         """Surprise of a token's detail within its group, and whether it is new there. Of a group never seen: 0."""
+        found = self._asked.get((token.group, token.detail))
+        if found is None:
+            if len(self._asked) >= _ASKED:
+                self._asked.clear()
+            found = self._asked[token.group, token.detail] = self._detail_bits(token)
+        return found
+
+    def _detail_bits(self, token: Token) -> tuple[float, bool]:
         known = self.details.get(token.group)
         if not token.detail or known is None:
             return 0.0, False

@@ -97,7 +97,7 @@ class Watcher:
         self.level = 0
         self._calm = 0
         self._standard = baseline.standard
-        self._highest = NO_SCORE
+        self._highest, self._p = NO_SCORE, 1.0
         self._history: deque[float] = deque(maxlen=LATEST)
         self._latest: deque[Noted] = deque(maxlen=LATEST)
 
@@ -117,12 +117,12 @@ class Watcher:
         if progress.add(token) and (noted := progress.last_noted) is not None:
             self._latest.append(noted)
         score = self._now()
-        self._highest = max(self._highest, score)
+        if score > self._highest:
+            self._highest, self._p = score, self._baseline.calibration.p(score)
         alert = self._change(token.time_ns, score)
         before = self._history[0] if self._history else score
         self._history.append(score)
-        p = self._baseline.calibration.p(self._highest)
-        return Judgement(score, p, LEVELS[self.level], score - before, progress.count, alert)
+        return Judgement(score, self._p, LEVELS[self.level], score - before, progress.count, alert)
 
     def _now(self) -> float:
         """The score of this moment: as the session's, but not the highest."""
