@@ -104,6 +104,11 @@ class Baseline:
             self._anchor = Baseline.of(self.body, self.sha256, only=self.body.anchored)
         return self._anchor
 
+    def keep_anchor(self, anchor: Baseline) -> None:
+        """Spares counting the anchor's tables again: they are the same for each revision."""
+        if self.body.anchored != len(self.body.sessions):
+            self._anchor = anchor
+
     def follow(self) -> Progress:
         """A new session."""
         return Progress(self.core, self.shape)

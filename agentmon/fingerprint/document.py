@@ -37,12 +37,11 @@ class _Strict(BaseModel):
 
 
 class SessionData(_Strict):
-    """A session: its tokens by number, its windows, the highest of each statistic by a model that never saw it."""
+    """A session: its tokens by number, the highest of each statistic by a model that never saw it."""
 
     id: Text
     groups: list[Annotated[int, Field(ge=1, lt=1 << 20)]]
     details: list[Annotated[int, Field(ge=0, lt=1 << 20)]]
-    windows: list[Features]
     highest: Annotated[list[Number], Field(min_length=4, max_length=4)]
     seconds: Annotated[float, Field(ge=0, le=1e9)]
 

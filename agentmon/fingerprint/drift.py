@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from math import exp
 
 from agentmon.errors import AgentmonError
-from agentmon.fingerprint import fitting
 from agentmon.fingerprint.baseline import HIGH, Baseline
 from agentmon.fingerprint.document import SessionData
-from agentmon.fingerprint.progress import STATISTICS, Progress, without_runs
+from agentmon.fingerprint.progress import STATISTICS, without_runs
 from agentmon.fingerprint.sequence import Vocabulary
 from agentmon.fingerprint.training import LEAST_OF_SESSION, Recorded
 
@@ -78,11 +77,9 @@ def accept(baseline: Baseline, sessions: Sequence[Recorded]) -> tuple[Baseline, 
                 good.append((session, scores[-1]))
     bet = capital(baseline, scores)
     if bet >= NOTICED:
-        windows = sum(len(s.windows) for s in body.sessions[body.anchored :])
-        windows += sum(max(0, len(s.tokens) // 16 - 3) for s in sessions)
         raise DriftError(
             f"baseline `{body.name}`: sessions drift away from the {body.anchored} first accepted (odds"
-            f" {bet:,.0f} to 1, over {len(body.later) + len(scores)} sessions, {windows} windows): nothing was"
+            f" {bet:,.0f} to 1, over {len(body.later) + len(scores)} sessions): nothing was"
             " learnt; if the agent was changed on purpose, train a new baseline"
         )
     most = max(1, int(STEP * len(body.sessions)))
@@ -101,16 +98,12 @@ def _extended(baseline: Baseline, sessions: Sequence[Recorded], scores: Sequence
     groups, details = Vocabulary(body.groups), Vocabulary(body.details)
     added = []
     for session in sessions:
-        progress = Progress(baseline.core)  # a model that never saw it
-        for token in session.tokens:
-            progress.add(token)
         plain = without_runs(session.tokens)
-        highest = baseline.highest(session.tokens)
+        highest = baseline.highest(session.tokens)  # by a model that never saw it
         added.append(
             SessionData(
                 id=session.id[:256], groups=[groups.add(t.group) for t in plain],
                 details=[details.add(t.detail[:256]) if t.detail else 0 for t in plain],
-                windows=[[round(v, 6) for v in w] for w in progress.windows],
                 highest=[round(highest[name], 9) for name in STATISTICS], seconds=round(session.seconds, 3),
             )
         )  # fmt: skip
@@ -118,18 +111,17 @@ def _extended(baseline: Baseline, sessions: Sequence[Recorded], scores: Sequence
         raise AgentmonError(
             f"baseline `{body.name}`: there are kinds of act that its network does not know; train it again"
         )
-    every = [*body.sessions, *added]
-    shape = fitting.fit_shape([w for s in every for w in s.windows])
-    return Baseline.of(
+    extended = Baseline.of(
         body.model_copy(
             update={
                 "revision": body.revision + 1, "groups": groups.names[1:], "details": details.names[1:],
-                "sessions": every, "anchor": body.anchor or baseline.sha256, "later": [*body.later, *scores],
-                "middle": list(shape.middle), "scale": list(shape.scale),
-                "precision": [list(row) for row in shape.precision],
+                "sessions": [*body.sessions, *added], "anchor": body.anchor or baseline.sha256,
+                "later": [*body.later, *scores],
             }
         )
     )  # fmt: skip
+    extended.keep_anchor(baseline.anchor)
+    return extended
 
 
 def changed_agent(baseline: Baseline, sha256: str) -> str:

@@ -91,11 +91,12 @@ class Places:
     def _find(self, path: str) -> str:
         if path.startswith("@"):
             return "abstract"
-        if self.workspace and _below(path, self.workspace):
+        in_home = bool(self.home) and _below(path, self.home)
+        # who works in the whole home has its keys there all the same
+        in_project = bool(self.workspace) and not (in_home and len(self.home) >= len(self.workspace))
+        if in_project and _below(path, self.workspace):
             return self._project(path[len(self.workspace) + 1 :])
-        if self.home and self.home != "/" and _below(path, self.home):
-            return self._home(path[len(self.home) + 1 :])
-        return self._system(path)
+        return self._home(path[len(self.home) + 1 :]) if in_home else self._system(path)
 
     @staticmethod
     def _project(rest: str) -> str:

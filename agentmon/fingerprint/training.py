@@ -21,7 +21,7 @@ from agentmon.fingerprint.network import train as train_network
 from agentmon.fingerprint.progress import STATISTICS, WHOLE, Core, Progress, without_runs
 from agentmon.fingerprint.sequence import Counts, Model, Vocabulary, learn
 from agentmon.fingerprint.tokens import Token
-from agentmon.fingerprint.window import Shape
+from agentmon.fingerprint.window import STEP, WINDOW, Shape
 
 #: What training needs at least; below, scores of held-out sessions say nothing.
 LEAST_SESSIONS = 10
@@ -50,9 +50,14 @@ class Recorded:
         return max(0.0, (self.tokens[-1].time_ns - self.tokens[0].time_ns) / 1e9) if self.tokens else 0.0
 
 
+def windows_of(session: Recorded) -> int:
+    """How many windows a session has."""
+    return max(0, (len(session.tokens) - WINDOW) // STEP + 1)
+
+
 def to_go(sessions: Sequence[Recorded]) -> tuple[int, int]:
     """(sessions, windows) that a new agent still has to be watched for before a baseline can be made."""
-    windows = sum(max(0, len(s.tokens) // 16 - 3) for s in sessions)
+    windows = sum(windows_of(s) for s in sessions)
     usable = sum(len(s.tokens) >= LEAST_OF_SESSION for s in sessions)
     return max(0, LEAST_SESSIONS - usable), max(0, LEAST_WINDOWS - windows)
 
@@ -182,7 +187,6 @@ def _fit(sessions: Sequence[Recorded], with_network: bool, say: Say) -> _Fitted:
             SessionData(
                 id=session.id[:256], groups=sequences[i],
                 details=[details.add(t.detail[:256]) if t.detail else 0 for t in plain[i]],
-                windows=[[round(v, 6) for v in w] for w in windows[i]],
                 highest=[round(highest[name], 9) for name in STATISTICS], seconds=round(session.seconds, 3),
             )
         )  # fmt: skip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,18 @@ def profile(log: Path, directory: Path, *words: str, file: bool = True) -> int:
     return main(["profile", *words, "--directory", str(directory), *(("--file", str(log)) if file else ())])
 
 
-@pytest.fixture
-def store(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+@pytest.fixture(scope="module")
+def trained(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a baseline `work` of the first fifteen sessions."""
-    assert profile(log, tmp_path / "p", "train", "work", *GOOD[:15]) == 0
-    capsys.readouterr()
-    return tmp_path / "p"
+    directory = tmp_path_factory.mktemp("trained") / "p"
+    assert profile(log, directory, "train", "work", *GOOD[:15]) == 0
+    return directory
+
+
+@pytest.fixture
+def store(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path / "p")
 
 
 def test_training_says_what_was_learnt_and_what_can_be_promised(
@@ -121,7 +128,7 @@ def test_a_broken_baseline_is_told_by_list_and_the_others_are_listed(
 def test_learning_on_and_a_changed_agent(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory, agent = tmp_path / "p", tmp_path / "agent"
     agent.write_text("one")
-    assert profile(log, directory, "train", "work", *GOOD[:15], "--agent", str(agent)) == 0
+    assert profile(log, directory, "train", "work", *GOOD[:15], "--agent", str(agent), "--no-check") == 0
     assert profile(log, directory, "train", "work", GOOD[15], "--add", "--agent", str(agent)) == 0
     assert "revision 2" in capsys.readouterr().out
     assert profile(log, directory, "train", "work", "last", "--add") == 0

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentmon.fingerprint.places import Places, bare_name, host_class
 from agentmon.fingerprint.tokens import Tokens
@@ -56,6 +58,29 @@ def test_two_runs_on_two_machines_look_alike() -> None:
 )
 def test_places(path: str, place: str) -> None:
     assert Places("/srv/w", "/home/me").of(path) == place
+
+
+def test_a_home_that_is_the_workspace_has_its_keys_all_the_same() -> None:
+    assert Places("/home/me", "/home/me").of("/home/me/.ssh/id_rsa") == "home/keys"
+    assert Places("/home/me/w", "/home/me").of("/home/me/w/.ssh/config") == "workspace"
+    assert Places("/home", "/home/me").of("/home/me/.bashrc") == "home/startup"
+    assert Places("/", "").of("/srv/a") == "srv"
+
+
+@settings(max_examples=50)
+@given(
+    st.builds(
+        Record, time_ns=st.integers(0, 2**62),
+        kind=st.sampled_from(["decision", "process", "session", "odd"]),
+        operation=st.sampled_from(["exec", "read", "connect", "fork", "exit", "enrolled", "ptrace", ""]),
+        object=st.text() | st.from_regex(r"(/(tmp|etc|home|root|proc|\.ssh|x)){0,4}"),
+        comm=st.text(), verdict=st.text(),
+        detail=st.text() | st.just("parent 7") | st.just("signal 9"), pid=st.integers(0, 99),
+    )
+)  # fmt: skip
+def test_no_record_is_too_odd_to_be_read(record: Record) -> None:
+    token = Tokens("/w", "/home/me").read(record)
+    assert token is None or token.group
 
 
 def test_versions_are_no_part_of_a_programs_name() -> None:
