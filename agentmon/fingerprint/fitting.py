@@ -89,11 +89,3 @@ def interval(alerts: int, sessions: int, level: float = 0.95) -> tuple[float, fl
     low = float(beta.ppf(tail, alerts, sessions - alerts + 1)) if alerts else 0.0
     high = float(beta.ppf(1 - tail, alerts + 1, sessions - alerts)) if alerts < sessions else 1.0
     return low, high
-
-
-def promise_interval(rank: int, sessions: int, level: float = 0.95) -> tuple[float, float]:
-    """Of the true rate of alerts over the `rank`-th largest of calibration scores: Beta(rank, n + 1 - rank)."""
-    from scipy.stats import beta
-
-    tail = (1 - level) / 2
-    return float(beta.ppf(tail, rank, sessions + 1 - rank)), float(beta.ppf(1 - tail, rank, sessions + 1 - rank))
