@@ -31,7 +31,7 @@ def plots(baseline: Baseline, normal: Normal, directory: Path) -> list[Path]:
     last = axes[1][1]
     last.plot(scores, [(i + 1) / (len(scores) + 1) for i in range(len(scores))], drawstyle="steps-post")
     last.axvline(baseline.calibration.threshold(0.01), linestyle=":", color="red")
-    last.set(title="scores of sessions held out, and the threshold", xlabel="score", ylabel="part of the sessions")
+    last.set(title="scores held out, threshold", xlabel="score", ylabel="part of the sessions")
     found = []
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import log10
 from typing import Final
 
 from agentmon.fingerprint import explain
@@ -176,7 +175,7 @@ class Watcher:
 
 def odds(p: float) -> str:
     """A p-value as people say it."""
-    return f"1 in {round(1 / p)} sessions of the baseline" if p > 0 and log10(1 / p) < 6 else "never in the baseline"
+    return "as usual" if p > 0.5 else f"at most 1 in {int(1 / p + 1e-9)} sessions like the baseline's"
 
 
 @dataclass(frozen=True, slots=True)
