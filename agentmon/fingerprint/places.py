@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 #: Below the workspace or the home: the first component that decides.
 _IN_PROJECT = {
@@ -151,11 +152,13 @@ def _below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory + "/")
 
 
+@lru_cache(4096)
 def bare_name(name: str) -> str:
     """A program's name without version: `python3.11` is `python`."""
     return _TAIL.sub("", name.removesuffix(".exe")) or name
 
 
+@lru_cache(4096)
 def host_class(address: str, name: str = "") -> tuple[str, str]:
     """(class of the host with the class of the port, the host by name if known) of ``address:port``.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentmon.fingerprint import explain
 from agentmon.fingerprint.baseline import ELEVATED, HIGH, Baseline
@@ -37,8 +37,7 @@ class Alert:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """A session after one record. ``score``: 1 is what nine of ten sessions of the baseline stay below.
 
     ``trend`` is how much the score changed over the last 64 acts; ``alert`` is set where the level rose.

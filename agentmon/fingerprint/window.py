@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log2, sqrt
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentmon.fingerprint.tokens import Token
 
@@ -51,8 +51,7 @@ NAMES: Final = tuple(FEATURES)
 _INSIDE: Final = ("workspace", "system", "programs", "tmp", "proc", "dev")
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A token, whether its group and its detail are new to the baseline, and the depth of its process."""
 
     token: Token
