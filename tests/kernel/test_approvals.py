@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish
-from tests.support.hosts import Host, wait_for
+from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 
 def rule(sink: Sink) -> str:
@@ -116,7 +116,7 @@ def test_a_bot_hears_of_each_once(served: Host, sink: Sink) -> None:
 def test_a_bot_waits_until_something_is_held(served: Host, sink: Sink) -> None:
     bot = served.spawn("approvals", "--wait", "--json", stdout=subprocess.PIPE)
     running = agent(served, served.policy(rule(sink)), CONNECT, sink.port)
-    out, _ = bot.communicate(timeout=180)
+    out, _ = bot.communicate(timeout=PATIENCE_S)
     assert bot.returncode == 0
     served.agentmon("approve", json.loads(out)["id"])
     assert "sent" in finish(running)[1]

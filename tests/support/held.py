@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.support.hosts import Host, wait_for
+from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 
 class Sink:
@@ -59,7 +59,7 @@ def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, error = process.communicate(timeout=180)
+    out, error = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out + error
 
 

@@ -20,9 +20,9 @@ from agentmon.kernel import objects
 from agentmon.kernel.host import BPFFS
 
 REPOSITORY = Path(__file__).parents[2]
-#: Emulated guests are slow; native hosts never wait this long.
-PATIENCE_S = 180.0
 EMULATED = "QEMU" in Path("/proc/cpuinfo").read_text()
+#: Emulated guests are slow, the more so beside others; native hosts never wait this long.
+PATIENCE_S = 400.0 if EMULATED else 180.0
 _numbers = itertools.count()
 
 
