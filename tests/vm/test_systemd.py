@@ -16,7 +16,7 @@ def boot(_: str) -> tuple[int, str, dict[str, str]]:
     """One boot for all tests here: exit status and output of ``guest/service``, and the files that it left."""
     # The wheel as a user gets it, on the work disk with the checkout.
     subprocess.run([image.CHECKOUT / "dev", "build", "--wheel"], check=True, stdin=subprocess.DEVNULL)
-    with harness.run("6.1", "/mnt/guest/service", systemd=True, timeout_seconds=600) as result:
+    with harness.run("6.1", "/mnt/guest/service", systemd=True, timeout_seconds=1500) as result:
         files = {path.name: path.read_text(errors="replace") for path in result.out.iterdir()}
         return result.status, result.output, files
 
