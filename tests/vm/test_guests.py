@@ -40,21 +40,20 @@ def _files(*names: str) -> tuple[str, ...]:
 
 
 #: The daemon, the command line and what a policy means are the same on each kernel, and slow in an emulated guest: they
-#: have one guest. The others are there for what the kernel does.
-DAEMONS = _files(
-    "missing_programs", "run", "enroll", "resolver", "other_resolvers", "reload_daemon", "told", "top", "hold",
-    "approvals", "parking", "fence_survives",
-)  # fmt: skip
+#: have guests of their own. The others are there for what the kernel does.
+AGENTS = _files("run", "enroll", "told", "top", "hold", "approvals", "parking", "fence_survives")
+DAEMONS = _files("missing_programs", "resolver", "other_resolvers", "reload_daemon")
 MEANINGS = _files(
     "agreement", "agreement_moves", "agreement_network", "conditions", "observe", "recorded", "reload",
 )  # fmt: skip
 X32 = "tests/kernel/test_operations.py::test_no_other_system_call_table_reads_it[open_x32]"
 # Preemption is what breaks scratch memory; Debian's 7.2 preempts as it comes. The longest first.
 GUESTS = {
+    "6.12-agents": Guest("6.12", "preempt=full", only=AGENTS),
+    "6.1": Guest("6.1", "preempt=full", left_out=AGENTS + DAEMONS),
     "6.12-daemons": Guest("6.12", "preempt=full", only=DAEMONS),
-    "6.1": Guest("6.1", "preempt=full", left_out=DAEMONS),
-    "7.2": Guest("7.2", left_out=DAEMONS + MEANINGS),
-    "6.12": Guest("6.12", "preempt=full", left_out=DAEMONS + MEANINGS),
+    "7.2": Guest("7.2", left_out=AGENTS + DAEMONS + MEANINGS),
+    "6.12": Guest("6.12", "preempt=full", left_out=AGENTS + DAEMONS + MEANINGS),
     # where BPF is not among the security modules: docs/design/0006
     "6.12-by-function": Guest("6.12", "lsm=landlock,yama preempt=voluntary", only=_files("doctor", "exec", "tracking")),
     "x32": Guest("6.12-generic", "syscall.x32=y", only=(X32,)),
