@@ -10,7 +10,6 @@
 /* include/linux/fs.h: utimensat(2) and its kind; not what a read or a write does to the times by the way */
 #define ATTR_TIMES_SET (1 << 16)
 #define ATTR_TOUCH (1 << 17)
-#define PF_IO_WORKER 0x10 /* include/linux/sched.h */
 
 /*
  * Whether overlayfs is at work on one of its layers, for who was judged by the merged file: then it has the credentials

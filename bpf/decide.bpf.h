@@ -618,6 +618,16 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 	return verdict;
 }
 
+/* What comes of a verdict on a path, which is returned. What waits, or was let, is not blocked. */
+static __always_inline __u32 carry_out(__u32 verdict)
+{
+	if (verdict >= AM_HOLD && verdict <= AM_KILL)
+		count(AM_C_BLOCKED);
+	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
+		kill_current();
+	return verdict;
+}
+
 /*
  * Decides operations `ops` on a path. `mnt` is a struct vfsmount, `inode` may be 0 (a name that does not exist yet).
  * Returns the verdict (enum am_action). Cannot tell: the severest verdict of the operations.
@@ -645,11 +655,7 @@ static __always_inline __u32 decide_path(struct am_actor *a, __u32 ops, __u64 mn
 		inode_of(job, inode);
 		verdict = decide_job(a, slot, flags);
 	}
-	if (verdict >= AM_HOLD && verdict <= AM_KILL)
-		count(AM_C_BLOCKED);
-	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
-		kill_current();
-	return verdict;
+	return carry_out(verdict);
 }
 
 #endif

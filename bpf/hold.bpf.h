@@ -19,7 +19,7 @@
 #define AM_ERESTARTNOINTR 513 /* include/linux/errno.h */
 #define AM_SIGSTOP 19
 #define AM_SIGCONT 18
-#define PF_IO_WORKER 0x10
+#define PF_IO_WORKER 0x10 /* include/linux/sched.h */
 #define PF_KTHREAD 0x200000
 /* asm/unistd_64.h: entered by others too (SQPOLL), and what a ring does cannot be restarted */
 #define NR_IO_URING_SETUP 425

@@ -175,7 +175,7 @@ __noinline int worst_name(__u32 slot)
 static __always_inline __u32 decide_names(struct am_actor *a, __u32 ops, __u64 dentry)
 {
 	struct am_job *job;
-	__u32 slot = 0, verdict, why;
+	__u32 slot = 0, why;
 
 	count(AM_C_DECISIONS);
 	if (a->doomed) {
@@ -196,12 +196,7 @@ static __always_inline __u32 decide_names(struct am_actor *a, __u32 ops, __u64 d
 	} else if (!why) {
 		why = AM_NO_SCRATCH;
 	}
-	verdict = why ? fallback(a, ops, AM_ALLOW, why, 0) : decide_job(a, slot, 0);
-	if (verdict >= AM_HOLD)
-		count(AM_C_BLOCKED);
-	if (verdict == AM_KILL)
-		kill_current();
-	return verdict;
+	return carry_out(why ? fallback(a, ops, AM_ALLOW, why, 0) : decide_job(a, slot, 0));
 }
 
 #endif
