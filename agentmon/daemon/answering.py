@@ -62,7 +62,7 @@ class Held:
                 return approval
         outcome = self._daemon.engine.holds.outcome(approval_id)
         if outcome is not None and self._may_know(caller, outcome.approval.session):
-            raise RefusedError(_too_late(outcome), "failed", {"approval": approval_id, "state": outcome.how})
+            raise RefusedError(self._too_late(outcome), "failed", {"approval": approval_id, "state": outcome.how})
         if self._daemon.questions.find(approval_id) is not None:
             raise RefusedError(f"`{approval_id}` is a question: use `agentmon answer {approval_id} TEXT`", "failed")
         raise RefusedError(
@@ -74,28 +74,28 @@ class Held:
         session = self._daemon.engine.find(session_id) or self._daemon.ended.get(session_id)
         return caller.privileged if session is None else caller.may_see(session)
 
+    def _too_late(self, outcome: Outcome) -> str:
+        """Why it cannot be answered any more, and what to do."""
+        id_, again = outcome.approval.id, "if the agent tries again, it is asked under another id"
+        match outcome.how:
+            case "answered":
+                seconds = max(0.0, (time.time_ns() - outcome.at_ns) / 1e9)
+                return f"`{id_}` is answered already: {outcome.why}, {seconds:.0f} s ago; see `agentmon approvals`"
+            case "expired":
+                return f"`{id_}` was denied: {outcome.why}; {again}: see `agentmon approvals`"
+            case "changed":
+                return f"`{id_}` changed while it was held, and is asked again; look at it in `agentmon approvals`"
+            case "missed":
+                limit = f"{self._daemon.config.hold.park_ms} ms (`park_ms`)"
+                return f"`{id_}` was denied by the kernel: it was not frozen within {limit}; {again}"
+        return f"nothing waits under `{id_}` any more: who asked has ended, or gave up; see `agentmon approvals`"
+
 
 def _answered(approval: Approval, answer: str) -> dict[str, Any]:
     return {
         "approval": approval.id, "session": approval.session, "answer": answer, "operation": approval.operation,
         "object": approval.object,
     }  # fmt: skip
-
-
-def _too_late(outcome: Outcome) -> str:
-    """Why it cannot be answered any more, and what to do."""
-    id_, again = outcome.approval.id, "if the agent tries again, it is asked under another id"
-    match outcome.how:
-        case "answered":
-            seconds = max(0.0, (time.time_ns() - outcome.at_ns) / 1e9)
-            return f"`{id_}` is answered already: {outcome.why}, {seconds:.0f} s ago; see `agentmon approvals`"
-        case "expired":
-            return f"`{id_}` was denied: {outcome.why}; {again}: see `agentmon approvals`"
-        case "changed":
-            return f"`{id_}` changed while it was held, and is asked again; look at it in `agentmon approvals`"
-        case "missed":
-            return f"`{id_}` was denied by the kernel: it was not frozen within half a second; {again}"
-    return f"nothing waits under `{id_}` any more: who asked has ended, or gave up; see `agentmon approvals`"
 
 
 def _told(approval: Approval) -> dict[str, Any]:
