@@ -55,6 +55,7 @@ def adopt(daemon: Daemon) -> None:
             log(f"slot {slot} guards processes of a session that has no file; it is now `{found.id}`")
         _take(daemon, found)
     _remember(daemon)
+    daemon.holding.adopt()  # first: what is asked in the ring is new, has another id, and is frozen by us
     # what waits in the ring is of these sessions, of those too that ended meanwhile; then those are closed
     daemon.drain()
     for state in daemon.states.values():

@@ -99,7 +99,6 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         log(self.audit.notice)
         adoption.adopt(self)
-        self.holding.adopt()
         self.check()
         self.server.start()
         loop.add_reader(self.monitor.fileno(), self.drain)

@@ -127,7 +127,7 @@ class Holding:
         return self._mover.submit(do)
 
     def answer(self, approval: Approval, action: Action, scope: str, for_s: float | None, how: str) -> None:
-        """Decide a approval, and with it all that ask the same."""
+        """Decide an approval, and with it all that ask the same."""
         daemon = self._daemon
         session = daemon.engine.session(approval.slot)
         if action is Action.ALLOW and scope != "once" and session is not None:
@@ -196,9 +196,7 @@ class Holding:
         self._loop = asyncio.get_running_loop()
         lots = self._parking.adopt()
         waiting = set(daemon.monitor.answers.waiting())
-        for data in self._load():
-            waiters = [Waiter(ProcessKey(*p), t, h) for p, t, h in data["waiters"]]
-            approval = Approval(**{**data, "waiters": waiters, "recent": tuple(data.get("recent", ()))})
+        for approval in self._load():
             approval.waiters = [w for w in approval.waiters if (w.process, w.tid, w.held) in waiting]
             session = daemon.engine.session(approval.slot)
             if approval.waiters and session is not None and session.id == approval.session:
@@ -237,15 +235,25 @@ class Holding:
 
             log(f"cannot write `{self._file}`: {error.strerror}; what is held would be denied by the next daemon")
 
-    def _load(self) -> list[dict[str, Any]]:
+    def _load(self) -> list[Approval]:
+        """What cannot be read (damaged, or of another version) is denied, and told: a daemon starts without it."""
         try:
-            rows = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return [_approval(row) for row in json.loads(self._file.read_text(encoding="utf-8"))]
+        except FileNotFoundError:
             return []
-        return rows if isinstance(rows, list) else []
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            from agentmon.daemon.app import log
+
+            log(f"cannot read `{self._file}`: {type(error).__name__}: {error}; what an earlier daemon held is denied")
+            return []
 
 
 def _row(approval: Approval) -> dict[str, Any]:
     row = {name: getattr(approval, name) for name in _FIELDS}
     row["waiters"] = [((w.process.pid, w.process.start_ns), w.tid, w.held) for w in approval.waiters]
     return row
+
+
+def _approval(row: dict[str, Any]) -> Approval:
+    waiters = [Waiter(ProcessKey(*process), tid, held) for process, tid, held in row["waiters"]]
+    return Approval(**{**row, "waiters": waiters, "recent": tuple(row["recent"])})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What waits for an answer. Sans-IO, as the engine is: approvals and answers in, commands out.
 
-A *waiter* is a thread that the kernel makes restart its call until there is an answer. A *approval* is what people
+A *waiter* is a thread that the kernel makes restart its call until there is an answer. An *approval* is what people
 see: all waiters of a session that want the same (one rule, operation, object) are one approval.
 """
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -163,13 +164,17 @@ def test_what_waits_outlives_the_daemon(tmp_path: Path, sink: Sink) -> None:
         running.communicate()
 
 
-def test_nobody_stays_frozen_when_no_daemon_comes_any_more(tmp_path: Path, sink: Sink) -> None:
+@pytest.mark.parametrize("end", [subprocess.Popen.kill, subprocess.Popen.terminate])
+def test_nobody_stays_frozen_when_no_daemon_comes_any_more(
+    tmp_path: Path, sink: Sink, end: Callable[[subprocess.Popen[bytes]], None]
+) -> None:
+    """A daemon that is stopped denies; when one is killed, its warden does."""
     with Host(tmp_path) as host:
         policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
         daemon = host.start()
         running = agent(host, policy, CONNECT, sink.port)
         asked(host)
-        daemon.kill()
+        end(daemon)
         daemon.wait()
         assert running.stdout is not None
         assert running.stdout.readline() == "1\n"
@@ -178,17 +183,21 @@ def test_nobody_stays_frozen_when_no_daemon_comes_any_more(tmp_path: Path, sink:
         running.communicate()
 
 
-def test_nothing_stays_frozen_when_the_daemon_is_stopped(tmp_path: Path, sink: Sink) -> None:
+def test_a_damaged_list_of_what_is_held_denies_and_is_told(tmp_path: Path, sink: Sink) -> None:
     with Host(tmp_path) as host:
         policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
         daemon = host.start()
         running = agent(host, policy, CONNECT, sink.port)
         asked(host)
-        daemon.terminate()
+        daemon.kill()
         daemon.wait()
+        (host.state / "held.json").write_text('[{"id": "a-1", "of": "another version"}]')
+        host.start()
         assert running.stdout is not None
         assert running.stdout.readline() == "1\n"
         assert not sink.heard
+        assert "held.json" in host.log()
+        assert "what an earlier daemon held is denied" in host.log()
         running.kill()
         running.communicate()
 

@@ -92,6 +92,7 @@ class Daemon:
     """As much of one as a reload needs."""
 
     def __init__(self, kernel: Kernel, path: Path) -> None:
+        self.holding = SimpleNamespace(adopt=lambda: None)  # nothing is held
         self.monitor = kernel
         self.engine = Engine()
         self.book = PolicyBook()
