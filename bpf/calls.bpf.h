@@ -13,6 +13,7 @@
 
 enum call {
 	CALL_OTHER,
+	CALL_EXEC,
 	/* a signal is judged when it is sent, not when that call ends */
 	CALL_KILL,
 	CALL_SIGNAL, /* its second argument is the signal */
@@ -57,6 +58,7 @@ static const __u8 calls64[AM_CALLS] = {
 	[56] = CALL_FORK, /* clone */
 	[57] = CALL_FORK,
 	[58] = CALL_FORK, /* vfork */
+	[59] = CALL_EXEC, /* and what a program that was just started is about to return from, whichever it was */
 	[62] = CALL_KILL,
 	[85] = CALL_CREAT,
 	[101] = CALL_PTRACE,
@@ -102,6 +104,7 @@ static const __u8 calls64[AM_CALLS] = {
 	[442] = CALL_MOUNT, /* mount_setattr */
 	[467] = CALL_TREE, /* open_tree_attr */
 	[518] = CALL_NET, /* x32: sendmsg */
+	[520] = CALL_EXEC,
 	[521] = CALL_PTRACE,
 	[524] = CALL_SIGNAL, /* rt_sigqueueinfo */
 	[528] = CALL_MODULE, /* kexec_load */
@@ -117,6 +120,7 @@ static const __u8 calls32[AM_CALLS] = {
 	[2] = CALL_FORK,
 	[5] = CALL_OPEN,
 	[8] = CALL_CREAT,
+	[11] = CALL_EXEC,
 	[21] = CALL_MOUNT,
 	[22] = CALL_MOUNT, /* umount */
 	[23] = CALL_SETUID,

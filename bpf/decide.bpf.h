@@ -8,7 +8,13 @@
 #include "actor.bpf.h"
 #include "automaton.bpf.h"
 #include "walk.bpf.h"
+#ifdef AM_REACT
+#include "halt.bpf.h"
+#else
 #include "hold.bpf.h"
+#define AM_HALTS 0
+#define AM_OPENS_SCRIPT 0
+#endif
 
 #define AM_SIGKILL 9
 
@@ -504,6 +510,9 @@ static long hash_some(__u32 i, struct am_hashing *h)
 #define S_IFMT_ 00170000
 #define S_IFREG_ 0100000
 
+/* I_CTIME_QUERIED is the other bit (Linux 6.13): somebody looked at the time, and nothing changed by that. */
+#define AM_CTIME_NSEC 0x7fffffff
+
 /* What is in a file: whoever answers was shown that. Directories change with each name in them. */
 static __always_inline __u64 contents_of(__u64 inode)
 {
@@ -514,7 +523,7 @@ static __always_inline __u64 contents_of(__u64 inode)
 		return 0;
 	if (bpf_core_field_exists(struct inode___sec, i_ctime_sec)) {
 		when = am_load(struct inode___sec, i, i_ctime_sec) * 1000000000ULL +
-		       am_load(struct inode___sec, i, i_ctime_nsec);
+		       (am_load(struct inode___sec, i, i_ctime_nsec) & AM_CTIME_NSEC);
 	} else if (bpf_core_field_exists(struct inode___mid, __i_ctime)) {
 		bpf_core_read(&when, 8, &((struct inode___mid *)i)->__i_ctime.tv_nsec);
 		when += am_load(struct inode___mid, i, __i_ctime.tv_sec) * 1000000000ULL;
@@ -527,8 +536,11 @@ static __always_inline __u64 contents_of(__u64 inode)
 
 /* Operations by which what is in a file goes somewhere. */
 #define AM_CARRIES (1U << AM_EXEC | 1U << AM_READ | 1U << AM_RENAME | 1U << AM_LINK)
-/* ask() of a judged job, whose verdict is that from now on; the marks of its rule are set. Global, as judge(). */
-__noinline int ask_job(const struct am_actor *a, __u32 slot)
+/*
+ * ask() of a judged job (react: halt()), whose verdict is that from now on; the marks of its rule are set. `flags`:
+ * AM_F_SCRIPT, AM_OPENS_SCRIPT. Global, as judge().
+ */
+__noinline int ask_job(const struct am_actor *a, __u32 slot, __u32 flags)
 {
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
 	struct am_hashing h = {};
@@ -544,7 +556,18 @@ __noinline int ask_job(const struct am_actor *a, __u32 slot)
 		    1; /* 0 is the thread itself */
 	if (job->ops & AM_CARRIES)
 		job->held = mix(job->held + contents_of(job->inode)) | 1;
+#ifdef AM_REACT
+	if (flags & AM_OPENS_SCRIPT)
+		said = was_let_run(a, job, contents_of(job->inode))
+			       ? am_say(AM_ALLOW, AM_APPROVED)
+			       : am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
+	else
+		said = halt(a, job, flags & AM_F_SCRIPT);
+#else
+	/* else clang passes anything for it, and the verifier wants a number */
+	asm volatile("" ::"r"(flags));
 	said = ask(a, job->held, job->same);
+#endif
 	job->verdict = said & 0xff;
 	if (am_ask_reason(said))
 		job->reason = am_ask_reason(said);
@@ -594,8 +617,9 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 #endif
 	verdict = judge(slot, why);
 	job->hoped = 0;
-	if (!AM_STOPS && verdict == AM_HOLD && !why) {
-		int said = ask_job(a, slot);
+	if (verdict == AM_HOLD && !why &&
+	    (!AM_STOPS || (job->op == AM_EXEC && flags & (AM_HALTS | AM_OPENS_SCRIPT)))) {
+		int said = ask_job(a, slot, flags);
 
 		verdict = said & 0xff;
 		if (verdict == AM_HOLD) {
@@ -608,7 +632,7 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 	guessed = job->unsure & ~a->proc.unsure; /* an exec that could not wait for its arguments */
 	if (guessed)
 		flags |= AM_F_UNSURE;
-	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
+	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD && verdict <= AM_KILL))
 		flags |= AM_F_KILLED;
 	report(slot, a, flags);
 	if (known && verdict == AM_ALLOW && !why && !job->held && !guessed && !job->marks &&
@@ -623,7 +647,7 @@ static __always_inline __u32 carry_out(__u32 verdict)
 {
 	if (verdict >= AM_HOLD && verdict <= AM_KILL)
 		count(AM_C_BLOCKED);
-	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
+	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD && verdict <= AM_KILL))
 		kill_current();
 	return verdict;
 }

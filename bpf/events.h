@@ -67,6 +67,8 @@ enum am_reason {
 	AM_REFUSED = 15, /* it was held, and somebody said no, or nobody answered in time */
 	AM_NOT_PARKED = 16, /* it was to be held, and nobody came to freeze it in time: denied */
 	AM_UNHOLDABLE = 17, /* it cannot wait (io_uring), or too much waits already: denied */
+	AM_WOKEN =
+		18, /* react: it was held, and somebody made it go on without an answer: killed */
 };
 
 enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };

@@ -9,6 +9,7 @@
  *   cgroup/connect_unix (Linux 6.7)                 unix: name services that libc tries
  *   cgroup/sock_create                              raw and other sockets that no address rule can judge
  *   tp_btf/sched_process_exec                       exec
+ *   tp_btf/x86_fpu_regs_activated                   exec that is held, and goes on: see halt.bpf.h
  *   tp_btf/sys_exit                                 read, write, create: the file that was really opened;
  *                                                   unix, listen: the socket that was connected, or listens
  *   tp_btf/io_uring_submit_req (_sqe before 6.3)     what io_uring does that sys_exit does not see: opens, sockets,
@@ -211,7 +212,8 @@ static __noinline bool judge_open(struct task_struct *t, long fd, __u64 asked, _
 	if (ops)
 		verdict = decide_path(&a, ops, (__u64)mnt,
 				      (__u64)am_load(struct file, f, f_path.dentry), (__u64)inode,
-				      mode & FMODE_CREATED ? AM_F_CREATED : 0);
+				      (mode & FMODE_CREATED ? AM_F_CREATED : 0) |
+					      (ops & 1U << AM_EXEC ? AM_OPENS_SCRIPT : 0));
 	return gone && verdict < AM_HOLD;
 }
 
@@ -309,6 +311,81 @@ static __noinline void judge_option(int level, int name)
 		kill_current();
 }
 
+/* Of a process that was halted and goes on without having been let. Not inlined: see report_bare(). */
+static __noinline void report_woken(const struct am_actor *a, __u64 held, __u32 reason)
+{
+	struct am_decision d = {};
+
+	fill(&d, a, 0);
+	d.op = AM_EXEC;
+	d.verdict = AM_DENY;
+	d.rule = AM_NO_RULE;
+	d.reason = reason;
+	d.flags = AM_F_KILLED;
+	d.held = held;
+	send_record(&d, sizeof(d), true);
+}
+
+/* Kills the current process if it was halted, and nobody let it go on. */
+static __noinline void check_halted(struct task_struct *t)
+{
+	struct am_proc_key key = {};
+	struct am_hold_key k = {};
+	struct am_actor a = {};
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct am_answer *answer;
+	struct am_halted *h;
+	__u32 reason = 0;
+	int who;
+
+	key.tgid = t->tgid;
+	key.start_ns = t->group_leader->start_boottime;
+	h = bpf_map_lookup_elem(&halted, &key);
+	if (!h || h->released)
+		return;
+	k.start_ns = key.start_ns;
+	k.tgid = key.tgid;
+	k.tid = key.tgid;
+	for (int i = 0; i < 2; i++) {
+		k.object = h->object[i];
+		if (!k.object)
+			continue;
+		answer = bpf_map_lookup_elem(&answers, &k);
+		if (answer && answer->verdict == AM_ALLOW && now < answer->until_ns)
+			continue;
+		reason = answer && answer->verdict == AM_DENY ? AM_REFUSED : AM_WOKEN;
+		break;
+	}
+	who = identify(&a);
+	if (!who || !reason) { /* its session was released, or it was let */
+		h->released = 1;
+		__sync_fetch_and_add(&nhalted, -1);
+		set_marks(h->session, h->generation, h->marks);
+		if (!h->script && !h->any)
+			bpf_map_delete_elem(&halted, &key);
+		return;
+	}
+	kill_current();
+	if (h->told)
+		return;
+	h->told = 1;
+	count(AM_C_BLOCKED);
+	report_woken(&a, k.object, reason);
+}
+
+/*
+ * On the way to user space, with the registers of a process that another one had in between: a new program never had
+ * them, so this is before its first instruction, behind all that could stop it. Interrupts are off here, so the signal is
+ * sent by one of our own, which comes as soon as they are on: upon that instruction.
+ */
+SEC("tp_btf/x86_fpu_regs_activated")
+int BPF_PROG(resumes)
+{
+	if (nhalted > 0)
+		check_halted((void *)bpf_get_current_task_btf());
+	return 0;
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 {
@@ -322,6 +399,8 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 	t = (void *)bpf_get_current_task_btf();
 	compat = t->thread_info.status & TS_COMPAT;
 	c = call_of(nr, compat);
+	if (nhalted > 0 && c != CALL_EXEC)
+		check_halted(t); /* it was not stopped by resumes() */
 	if (c <= CALL_SIGNAL_THREAD)
 		return 0;
 	if (c == CALL_NET || c == CALL_SOCKET || (c == CALL_FORK && !ret)) {
@@ -448,6 +527,7 @@ static __always_inline void judge_script(struct am_actor *a, struct task_struct 
 	const char *name = bprm->filename;
 	char *path;
 	__u64 start = AM_PATH_MAX, at;
+	bool stops;
 	long n;
 
 	if (!job) {
@@ -493,8 +573,11 @@ static __always_inline void judge_script(struct am_actor *a, struct task_struct 
 	job->trial = 1;
 	judge(slot, why);
 	job->trial = 0;
-	report(slot, a, AM_F_SCRIPT | (job->verdict >= AM_HOLD ? AM_F_KILLED : 0));
-	if (job->verdict >= AM_HOLD) {
+	if (job->verdict == AM_HOLD && !why)
+		ask_job(a, slot, AM_F_SCRIPT);
+	stops = job->verdict >= AM_HOLD && !(job->verdict == AM_HOLD && job->held);
+	report(slot, a, AM_F_SCRIPT | (stops ? AM_F_KILLED : 0));
+	if (stops) {
 		count(AM_C_BLOCKED);
 		kill_current();
 	}
@@ -525,6 +608,7 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		kill_current();
 		return 0;
 	}
+	forget_halted(&a.key);
 	before = a.proc.exe_tags;
 	if (a.proc.generation != a.generation) {
 		/* the program that starts this one is gone already: of its tags only those of ancestors are known */
@@ -545,7 +629,7 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 	/* a memfd has no path: see rights_exec */
 	if (f->f_inode->i_nlink || !pseudo((__u64)f->f_path.mnt))
 		decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
-			    (__u64)f->f_inode, 0);
+			    (__u64)f->f_inode, AM_HALTS);
 	a.proc.unsure = unsure;
 	retag(&a, before);
 	send_execed(&a);

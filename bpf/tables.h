@@ -299,6 +299,23 @@ struct am_answer {
 	__u32 verdict; /* AM_HOLD: it is frozen, and nobody has answered yet */
 	__u32 pad;
 	__u64 until_ns; /* boot time */
+	/* react, of a script: which file was shown, and what was in it (contents_of()) */
+	__u64 ino;
+	__u64 contents;
+};
+
+/* React: a process that is stopped before the first instruction of its program, see halt.bpf.h. */
+struct am_halted {
+	__u64 object
+		[2]; /* what is asked for, as in am_hold_key; the second, if there is one, is a script's interpreter */
+	__u64 asked_ns; /* boot time */
+	__u32 session; /* slot */
+	__u32 generation; /* of the policy whose rule holds it */
+	__u32 marks; /* set when it goes on */
+	__u8 released; /* it goes on; what is left is for the open of the script */
+	__u8 told; /* it is being killed, and that was reported */
+	__u8 script; /* the first object is one */
+	__u8 any; /* whatever that is: the session was allowed the name */
 };
 
 /* What a session was allowed: the rule, the operation and the path or address, whatever is there. */
@@ -349,7 +366,8 @@ _Static_assert(sizeof(struct am_joined) == 24, "am_joined");
 _Static_assert(sizeof(struct am_proc) == 56, "am_proc");
 _Static_assert(sizeof(struct am_hold_key) == 24, "am_hold_key");
 _Static_assert(sizeof(struct am_held) == 24, "am_held");
-_Static_assert(sizeof(struct am_answer) == 16, "am_answer");
+_Static_assert(sizeof(struct am_answer) == 32, "am_answer");
+_Static_assert(sizeof(struct am_halted) == 40, "am_halted");
 _Static_assert(sizeof(struct am_approval_key) == 16, "am_approval_key");
 
 #endif

@@ -34,6 +34,9 @@ class Held:
         scope = "session" if request.for_s else request.scope
         span = f" for {request.for_s:g} s" if request.for_s else " for the session" if scope == "session" else " once"
         how = f"approved by {user_name(caller.peer.uid)}{span}"
+        if new := self._daemon.holding.changed(approval):
+            message = f"`{approval.object}` was changed while it was held: look at it again; it is asked as `{new.id}`"
+            raise RefusedError(message, "failed")
         self._daemon.holding.answer(approval, Action.ALLOW, scope, request.for_s, how)
         return _answered(approval, "approved") | {"scope": scope, "for_s": request.for_s}
 

@@ -23,11 +23,12 @@ from agentmon.host.holdings import Holding, holdings
 from agentmon.host.tree import Orphan, orphans
 from agentmon.model.conditions import WHATEVER
 from agentmon.model.events import ProcessKey
-from agentmon.model.operations import HELD, OPERATIONS, Action, Tier
+from agentmon.model.operations import OPERATIONS, Action, Tier
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
-    from agentmon.policy.bind import BoundPolicy
+    from agentmon.kernel.monitor import Monitor
+    from agentmon.policy.bind import BoundPolicy, BoundRule
 
 
 #: Compiling holds up the whole daemon: this much takes a second at the worst.
@@ -99,6 +100,7 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
     daemon.states[session.id] = state
     engine.open(session)
     try:
+        daemon.holding.expect(prepared.bound)
         daemon.names.open(session.id, prepared.compiled)
         with Freezer() as freezer:
             return _mark(daemon, peer, request, session, state, prepared, freezer)
@@ -146,19 +148,18 @@ def _mark(
     ]
     if not request.waiting:
         refuse_unaccepted(findings, request.accept)
-    if _holds(prepared.bound):
-        daemon.holding.expect()
     found = [] if request.waiting else orphans({key.pid for key in keys})
-    return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor.tier))
+    return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor))
 
 
-def _holds(bound: BoundPolicy) -> bool:
-    return any(r.action is Action.HOLD for r in bound.rules) or Action.HOLD in bound.defaults
+def _unheld(bound: BoundPolicy, monitor: Monitor) -> list[str]:
+    def waits(bound: BoundRule) -> bool:
+        """By its arguments a program is told when the one before is gone: then the LSM tier can only end it."""
+        told = bound.rule.argv is not None or bound.rule.except_argv is not None
+        return bound.operations <= monitor.holds and not (told and monitor.tier is Tier.LSM)
 
-
-def _unheld(bound: BoundPolicy, tier: Tier) -> list[str]:
-    rules = [r.rule.id for r in bound.rules if r.action is Action.HOLD and not r.operations <= set(HELD[tier])]
-    held = [o for o in OPERATIONS if bound.defaults[o] is Action.HOLD and o not in HELD[tier]]
+    rules = [r.rule.id for r in bound.rules if r.action is Action.HOLD and not waits(r)]
+    held = [o for o in OPERATIONS if bound.defaults[o] is Action.HOLD and o not in monitor.holds]
     return rules + [f"the default of {operation.word}" for operation in held]
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections import deque
@@ -17,15 +19,20 @@ from typing import TYPE_CHECKING, Any
 from agentmon.daemon import warden
 from agentmon.engine.holds import Approval, Waiter
 from agentmon.errors import KernelError
+from agentmon.host import process
 from agentmon.host.parking import Parking, ParkingError, empty
+from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.host import cgroup2_root
-from agentmon.model.events import ProcessKey
-from agentmon.model.operations import Action
+from agentmon.model.events import ProcessKey, Shown
+from agentmon.model.operations import Action, Operation
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
+    from agentmon.policy.bind import BoundPolicy
 
 SCOPES = ("once", "session")
+#: A program that is stopped, and not known here by then, is not let run: what told of it was lost.
+LOST_NS = 2_000_000_000
 
 _FIELDS = tuple(field.name for field in fields(Approval))
 
@@ -60,6 +67,7 @@ class Holding:
         self._mover = ThreadPoolExecutor(1, "holding")
         self._writer = ThreadPoolExecutor(1, "held.json")
         self._file = daemon.config.daemon.state / "held.json"
+        self._shown: dict[tuple[ProcessKey, int], Shown] = {}  # scripts, as they were
         self._warden: subprocess.Popen[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsaved = False
@@ -67,13 +75,16 @@ class Holding:
         self._looked_s = 0.0
         self._sweep: Future[None] | None = None
 
-    def expect(self) -> None:
-        """Somebody may be held from now on: what that takes is made ready."""
-        self._mover.submit(self._watch_over)
+    def expect(self, bound: BoundPolicy) -> None:
+        """This policy is put into force: what that takes is made ready before anybody is held, or stopped, by it."""
+        if bound.holds:
+            self._mover.submit(self._watch_over)
 
     def park(self, waiter: Waiter) -> None:
         """Freeze its process; what cannot be frozen is denied."""
         self._loop = self._loop or asyncio.get_running_loop()
+        if waiter.halted:
+            self._show(waiter)  # it stands still already, and may be approved before it is frozen
         self._mover.submit(self._park, waiter, self._loop)
         self._save_soon()
 
@@ -103,17 +114,29 @@ class Holding:
             self._daemon.engine.holds.ended(waiter.process)
             self._daemon.engine.holds.why[waiter.held] = why
             self.settle((waiter,), Action.DENY)
+        elif waiter.halted:
+            _go_on(waiter.process)  # it is frozen: the stop, which others see, is not needed any more
 
     def settle(self, waiters: tuple[Waiter, ...], action: Action, *, remember: bool = True) -> None:
-        """Tell the kernel, then let go on who waits for nothing else. ``remember``: a refusal counts for a while."""
+        """Tell the kernel, then let go on who waits for nothing else; what is denied a program, to its end.
+
+        ``remember``: a refusal counts for a while.
+        """
         now_s = time.monotonic()
         for waiter in waiters:
-            self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, action)
+            shown = self._shown.pop((waiter.process, waiter.held), None) if waiter.script else None
+            self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, action, shown)
             self._settled.append(_Settled(waiter, action, now_s if remember else now_s - KEPT_REFUSED_S + KEPT_S))
-        for process in {waiter.process for waiter in waiters}:
-            if not self._daemon.engine.holds.of(process):
-                self._move(self._parking.unpark, process)
+        for key in {waiter.process for waiter in waiters}:
+            halted = any(waiter.halted for waiter in waiters if waiter.process == key)
+            if (halted and action is Action.DENY) or not self._daemon.engine.holds.of(key):
+                self._move(self._unhalt if halted else self._parking.unpark, key)
         self._save_soon()
+
+    def _unhalt(self, key: ProcessKey) -> None:
+        """In the thread: behind what froze it, which may still be to come when it is answered."""
+        self._parking.unpark(key)
+        _go_on(key)
 
     def _move(self, what: Callable[..., None], *arguments: ProcessKey) -> Future[None]:
         def do() -> None:
@@ -125,6 +148,28 @@ class Holding:
                 log(f"what was held goes on, but is not where it was: {error}")
 
         return self._mover.submit(do)
+
+    def changed(self, approval: Approval) -> Approval | None:
+        """The question that takes the place of this one, if the program's file is not what was shown; else None."""
+        daemon = self._daemon
+        if all(_file(waiter, approval.object) == _shown(approval) for waiter in approval.waiters if waiter.halted):
+            return None
+        new, commands = daemon.engine.ask_again(approval, time.time_ns())
+        for waiter in new.waiters:
+            self._show(waiter)
+        daemon.execute_all(commands)
+        daemon.settle()
+        self._save_soon()
+        return new
+
+    def _show(self, waiter: Waiter) -> None:
+        for approval in self._daemon.engine.holds.of(waiter.process):
+            if waiter not in approval.waiters:
+                continue
+            if approval.shown is None and (file := _file(waiter, approval.object)):
+                approval.shown = (file.device, file.inode, file.changed_ns, file.size_bytes)
+            if waiter.script and (shown := _shown(approval)):
+                self._shown[waiter.process, waiter.held] = shown
 
     def answer(self, approval: Approval, action: Action, scope: str, for_s: float | None, how: str) -> None:
         """Decide an approval, and with it all that ask the same."""
@@ -146,6 +191,11 @@ class Holding:
     def tick(self) -> None:
         """Deny what nobody answered; let go on who was frozen by the way."""
         daemon = self._daemon
+        if Operation.EXEC in daemon.monitor.holds:
+            daemon.monitor.answers.beat()
+        for halted in daemon.monitor.answers.halted():
+            if not daemon.engine.holds.of(halted.process) and boot_ns() - halted.asked_ns > LOST_NS:
+                warden.deny(daemon.monitor.answers, halted)
         daemon.execute_all(daemon.engine.expire(time.time_ns()))
         self._forget_settled()
         if self._loop is not None and (self._sweep is None or self._sweep.done()):
@@ -166,22 +216,31 @@ class Holding:
             if one.action is Action.DENY:
                 over = age_s > KEPT_REFUSED_S
             else:
-                used = age_s > KEPT_S and answers.used(waiter.process, waiter.tid, waiter.held)
-                over = used or age_s > KEPT_UNUSED_S
+                over = age_s > KEPT_UNUSED_S or (age_s > KEPT_S and self._used(waiter))
             if over and not holds.of(waiter.process):
                 answers.forget(waiter.process, waiter.tid, waiter.held)
             else:
                 self._settled.append(one)
 
-    def ended(self, process: ProcessKey) -> None:
+    def _used(self, waiter: Waiter) -> bool:
+        answers = self._daemon.monitor.answers
+        if waiter.halted:
+            return not answers.is_pending(waiter.process)
+        return answers.used(waiter.process, waiter.tid, waiter.held)
+
+    def ended(self, key: ProcessKey) -> None:
         """It is gone."""
-        self._move(self._parking.leave, process)
-        self._daemon.monitor.answers.forget_process(process)
+        self._move(self._parking.leave, key)
+        self._shown = {of: file for of, file in self._shown.items() if of[0] != key}
+        self._daemon.monitor.answers.forget_process(key)
 
     def end(self, why: str) -> None:
         """Nobody will answer any more: deny all."""
+        self._daemon.monitor.answers.beat(alive=False)
         for approval in self._daemon.engine.holds.open:
             self._daemon.execute_all(self._daemon.engine.decide(approval, Action.DENY, why, time.time_ns()))
+        for halted in self._daemon.monitor.answers.halted():
+            warden.deny(self._daemon.monitor.answers, halted)
         self._move(self._parking.leave_all)
         self._mover.shutdown()
         self._save()
@@ -194,6 +253,9 @@ class Holding:
         """Know again what an earlier daemon held; what it cannot have asked about is denied."""
         daemon = self._daemon
         self._loop = asyncio.get_running_loop()
+        policies = [daemon.book.in_force(state.digest) for state in daemon.states.values()]
+        if any(policy is None or policy.bound.holds for policy in policies):
+            self._watch_over()
         lots = self._parking.adopt()
         waiting = set(daemon.monitor.answers.waiting())
         for approval in self._load():
@@ -205,15 +267,14 @@ class Holding:
                     waiting.discard((waiter.process, waiter.tid, waiter.held))
                     if waiter.process.pid in lots:
                         self._parking.know(waiter.process, lots[waiter.process.pid])
-        for process, tid, held in waiting:
-            daemon.monitor.answers.put(process, tid, held, Action.DENY)
+                    self._show(waiter)
+        for key, tid, held in waiting:
+            daemon.monitor.answers.put(key, tid, held, Action.DENY)
         known = {key.pid for approval in daemon.engine.holds.open for key in (w.process for w in approval.waiters)}
         for lot in set(lots.values()):
             if not any(pid in known for pid, where in lots.items() if where == lot):
                 empty(lot)
         self._parking.sweep()
-        if daemon.engine.holds.open:
-            self._watch_over()
 
     def _save_soon(self) -> None:
         """Once for all that comes together: with many that wait, this is what costs."""
@@ -250,10 +311,29 @@ class Holding:
 
 def _row(approval: Approval) -> dict[str, Any]:
     row = {name: getattr(approval, name) for name in _FIELDS}
-    row["waiters"] = [((w.process.pid, w.process.start_ns), w.tid, w.held) for w in approval.waiters]
+    row["waiters"] = [
+        ((w.process.pid, w.process.start_ns), w.tid, w.held, w.halted, w.script) for w in approval.waiters
+    ]
     return row
 
 
 def _approval(row: dict[str, Any]) -> Approval:
-    waiters = [Waiter(ProcessKey(*process), tid, held) for process, tid, held in row["waiters"]]
-    return Approval(**{**row, "waiters": waiters, "recent": tuple(row["recent"])})
+    waiters = [Waiter(ProcessKey(*process), *rest) for process, *rest in row["waiters"]]
+    shown = tuple(row["shown"]) if row["shown"] else None
+    return Approval(**{**row, "waiters": waiters, "recent": tuple(row["recent"]), "shown": shown})
+
+
+def _shown(approval: Approval) -> Shown | None:
+    return Shown(*approval.shown) if approval.shown else None
+
+
+def _file(waiter: Waiter, name: str) -> Shown | None:
+    """The program that a stopped process is to run, as it is now; None: it is not there."""
+    if waiter.script:
+        return process.script_file(waiter.process.pid, os.fsencode(name))
+    return process.program_file(waiter.process.pid)
+
+
+def _go_on(key: ProcessKey) -> None:
+    with contextlib.suppress(PermissionError):
+        process.send_signal(key, signal.SIGCONT)

@@ -204,6 +204,7 @@ class Verbs:
         prepared = reloading.prepare(self._daemon, peer, request, state)
         if request.dry_run:
             return {"session": session.id, **reloading.dry_run(self._daemon, state, prepared)}
+        self._daemon.holding.expect(prepared.bound)
         done = reloading.reload(self._daemon, peer, request, session, prepared)
         return {
             "session": session.id, "changed": done.changed, "policy": done.new.policy, "was": done.old.policy,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,9 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from agentmon.errors import AgentmonError
-from agentmon.host import starting
+from agentmon.host import process, starting
 from agentmon.host.parking import ParkingError, empty, lots
-from agentmon.kernel.answers import MAPS, Answers
+from agentmon.kernel.answers import HALTS, MAPS, Answers, Halted
 from agentmon.kernel.host import cgroup2_root
 from agentmon.kernel.tables import open_maps
 from agentmon.model.operations import Action
@@ -49,14 +50,25 @@ def let_go(pins: Path, lot: str) -> int:
     """Deny what is held, and let go on who is frozen. Returns how many questions were denied."""
     denied = 0
     with contextlib.suppress(AgentmonError):  # no pins: nothing is held any more
-        answers = Answers(*open_maps(pins / "maps", MAPS).values())
-        for process, tid, held in list(answers.waiting()):
-            answers.put(process, tid, held, Action.DENY)
+        names = (*MAPS, *HALTS) if (pins / "maps" / HALTS[0]).exists() else MAPS
+        answers = Answers(*open_maps(pins / "maps", names).values())
+        for key, tid, held in list(answers.waiting()):
+            answers.put(key, tid, held, Action.DENY)
             denied += 1
+        for halted in answers.halted():
+            deny(answers, halted)
     for where in lots(cgroup2_root(), lot):
         with contextlib.suppress(ParkingError):  # the others go on
             empty(where)
     return denied
+
+
+def deny(answers: Answers, halted: Halted) -> None:
+    """End a process that is stopped at the start of a program. Where it is frozen, that is when it is let go."""
+    for held in halted.objects:
+        answers.put(halted.process, halted.process.pid, held, Action.DENY)
+    with contextlib.suppress(PermissionError):
+        process.send_signal(halted.process, signal.SIGCONT)  # the kernel sees to the rest
 
 
 def nobody_comes(

@@ -24,7 +24,7 @@ from agentmon.engine.commands import (
     Tell,
     Unpark,
 )
-from agentmon.engine.holds import Approval, Holds, Limits, Waiter
+from agentmon.engine.holds import Approval, Holds, Limits, waiter_of
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason
@@ -63,6 +63,7 @@ REASONS: Mapping[int, str] = {
     Reason.REFUSED: "refused",
     Reason.NOT_PARKED: "it was to be held, and the daemon did not come to freeze it",
     Reason.UNHOLDABLE: "it was to be held, and cannot wait",
+    Reason.WOKEN: "it was held, and made to go on before there was an answer",
 }
 
 #: Ended processes remembered, so that a message sent by one of them is not taken for an outsider's.
@@ -205,8 +206,10 @@ class Engine:
             if event.reason in _NOT_HELD:
                 said = REASONS[event.reason]
                 reason = f"{said}: {reason}" if reason and reason != said else said
-            else:
+            elif event.reason != Reason.WOKEN:
                 reason = self.holds.why.get(event.held, reason)
+            if not text:  # it was told when it was asked for
+                text, rule_id = self.holds.what.get(event.held, (text, rule_id))
         flags = int(event.flags)  # arithmetic on IntFlag costs a microsecond
         if flags & _SCRIPT and not verdict >= _DENY:
             return [ResolveScript(event)]
@@ -226,7 +229,7 @@ class Engine:
         if verdict >= _DENY:
             self._blocked(session, event, record)
             if event.held and event.reason in _NOT_HELD:
-                waiter = Waiter(event.process, event.tid, event.held)
+                waiter = waiter_of(event)
                 if self.holds.missed(waiter):
                     # it goes on: it must not be frozen any more
                     commands.append(Settle((waiter,), Action.DENY, remember=False))
@@ -250,7 +253,7 @@ class Engine:
     def _held(self, event: Decision, session: Session, text: str, rule: str, reason: str, now_ns: int) -> list[Command]:
         word = _OPERATION[event.operation]
         heard = self.holds.asked(event, session.id, word, text, rule, reason, now_ns, session.recent())
-        waiter = Waiter(event.process, event.tid, event.held)
+        waiter = waiter_of(event)
         if heard.approval is None:
             self.holds.why[event.held] = heard.refused
             return [Settle((waiter,), Action.DENY, remember=False)]
@@ -259,6 +262,12 @@ class Engine:
             commands.append(Report(_asked(heard.approval, event.process)))
             commands.append(Tell("changed" if heard.changed else "asked", heard.approval))
         return commands
+
+    def ask_again(self, approval: Approval, now_ns: int) -> tuple[Approval, list[Command]]:
+        """What was shown has been changed: a new question, of the same waiters."""
+        new = self.holds.again(approval, now_ns)
+        key = new.waiters[0].process if new.waiters else ProcessKey(0, 0)
+        return new, [Report(_asked(new, key)), Tell("changed", new)]
 
     def decide(
         self, approval: Approval, action: Action, how: str, now_ns: int, *, expired: bool = False

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agentmon.model.events import Decision, ProcessKey
+from agentmon.model.events import Decision, Flag, ProcessKey
+from agentmon.model.operations import Operation, Tier
 
 BURST_NS = 60_000_000_000
 
@@ -33,6 +34,25 @@ class Waiter:
     process: ProcessKey
     tid: int
     held: int
+    #: It does not restart a call, but is stopped at the start of a program (react tier); of a script, at its name.
+    halted: bool = False
+    script: bool = False
+
+    @property
+    def place(self) -> tuple[ProcessKey, int, int]:
+        """What can wait for one thing at a time: a thread; but a script and its interpreter are asked for together."""
+        return self.process, self.tid, self.held if self.halted else 0
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it asks once more when it goes on; else it does what was shown, or dies."""
+        return not self.halted
+
+
+def waiter_of(event: Decision) -> Waiter:
+    """Who is held by this decision."""
+    halted = event.tier is Tier.REACT and event.operation is Operation.EXEC
+    return Waiter(event.process, event.tid, event.held, halted, halted and bool(event.flags & Flag.SCRIPT))
 
 
 @dataclass(slots=True)
@@ -54,6 +74,8 @@ class Approval:
     waiters: list[Waiter] = field(default_factory=list)
     changed: bool = False  # asked again: what was shown before is not what is there now
     recent: tuple[dict[str, Any], ...] = ()  # what the session did before, the latest first
+    #: React tier: the program's file as it was when it was asked for (device, inode, change time in ns, size in bytes).
+    shown: tuple[int, int, int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -98,13 +120,13 @@ class Outcome:
 OUTCOMES = 256
 
 
-class Reasons(dict[int, str]):
-    """Why the kernel was told what it was told, by what was held; the latest."""
+class Latest(dict[int, Any]):
+    """What is known of what was held, by its fingerprint; the latest."""
 
     KEPT = 4096
 
-    def __setitem__(self, held: int, why: str) -> None:
-        super().__setitem__(held, why)
+    def __setitem__(self, held: int, what: Any) -> None:
+        super().__setitem__(held, what)
         if len(self) > self.KEPT:
             del self[next(iter(self))]
 
@@ -116,12 +138,13 @@ class Holds:
         self.limits = limits or Limits()
         self.timeout_ns = int(self.limits.expire_s * 1e9)
         self._open: dict[str, Approval] = {}
-        self._by_waiter: dict[tuple[ProcessKey, int], Approval] = {}
-        #: What was approved and not used yet: what an approval for the session covers, and the object.
+        self._by_waiter: dict[tuple[ProcessKey, int, int], Approval] = {}
+        #: What was approved and not used yet, by thread: what an approval for the session covers, and the object.
         self._unused: dict[tuple[ProcessKey, int], tuple[int, int]] = {}
         self._lately: dict[int, _Asked] = {}
         self._held: set[ProcessKey] = set()
-        self.why = Reasons()
+        self.why: dict[int, str] = Latest()  # why the kernel was told what it was told
+        self.what: dict[int, tuple[str, str]] = Latest()  # object and rule of what is stopped
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
         self._number = 0
 
@@ -146,7 +169,7 @@ class Holds:
 
     def waits(self, waiter: Waiter) -> bool:
         """Whether this thread waits for an answer about this very object."""
-        approval = self._by_waiter.get((waiter.process, waiter.tid))
+        approval = self._by_waiter.get(waiter.place)
         return approval is not None and waiter in approval.waiters
 
     def of(self, process: ProcessKey) -> list[Approval]:
@@ -165,11 +188,12 @@ class Holds:
         recent: Iterable[dict[str, Any]] = (),
     ) -> Heard:
         """The kernel holds a thread. Folds it into the session's open approval if that is the same."""
-        waiter = Waiter(event.process, event.tid, event.held)
+        waiter = waiter_of(event)
         self._held.add(event.process)
-        thread = (waiter.process, waiter.tid)
-        before = self._by_waiter.get(thread)
-        same, held = self._unused.pop(thread, (0, 0))
+        if waiter.halted:
+            self.what[waiter.held] = object_, rule
+        before = self._by_waiter.get(waiter.place)
+        same, held = self._unused.pop((waiter.process, waiter.tid), (0, 0))
         changed = before.same == event.same if before else same == event.same and held != event.held
         if before is not None:
             self._leave(before, waiter, "changed" if changed else "ended")
@@ -178,7 +202,7 @@ class Holds:
                 same_object = all(other.held == waiter.held for other in approval.waiters)
                 if same_object:
                     approval.waiters.append(waiter)
-                    self._by_waiter[waiter.process, waiter.tid] = approval
+                    self._by_waiter[waiter.place] = approval
                     return Heard(approval)
         lately = self._lately.setdefault(event.session, _Asked())
         limits = self.limits
@@ -186,21 +210,35 @@ class Holds:
             return Heard(None, refused=f"{_count(limits.open_each)} of this session wait already")
         if lately.too_often(now_ns, limits.burst):
             return Heard(None, refused=f"this session asked for more than {_count(limits.burst)} in a minute")
-        self._number += 1
         approval = Approval(
-            f"a-{self._number}", session, event.session, operation, object_, rule, reason, event.comm, event.uid,
+            self._new_id(), session, event.session, operation, object_, rule, reason, event.comm, event.uid,
             now_ns, now_ns + self.timeout_ns, event.same, [waiter], changed, tuple(recent),
         )  # fmt: skip
         self._open[approval.id] = approval
-        self._by_waiter[waiter.process, waiter.tid] = approval
+        self._by_waiter[waiter.place] = approval
         return Heard(approval, new=True, changed=changed)
+
+    def _new_id(self) -> str:
+        self._number += 1
+        return f"a-{self._number}"
+
+    def again(self, approval: Approval, now_ns: int) -> Approval:
+        """What was shown is not what is there: the same waiters wait for the answer to a new question."""
+        waiters = self.answer(approval)
+        self.over(approval, "changed", "", now_ns)
+        new = replace(
+            approval, id=self._new_id(), asked_ns=now_ns, deadline_ns=now_ns + self.timeout_ns, changed=True,
+            shown=None, waiters=list(waiters),
+        )  # fmt: skip
+        self.resume(new)
+        return new
 
     def answer(self, approval: Approval, *, allowed: bool = False) -> list[Waiter]:
         """It is decided: whom to tell."""
         self._open.pop(approval.id, None)
         for waiter in approval.waiters:
-            self._by_waiter.pop((waiter.process, waiter.tid), None)
-            if allowed:
+            self._by_waiter.pop(waiter.place, None)
+            if allowed and waiter.restarts:
                 self._unused[waiter.process, waiter.tid] = (approval.same, waiter.held)
         return approval.waiters
 
@@ -212,7 +250,7 @@ class Holds:
         """It was asked by an earlier daemon."""
         self._open[approval.id] = approval
         for waiter in approval.waiters:
-            self._by_waiter[waiter.process, waiter.tid] = approval
+            self._by_waiter[waiter.place] = approval
             self._held.add(waiter.process)
         self._number = max(self._number, int(approval.id.partition("-")[2]))
 
@@ -235,7 +273,7 @@ class Holds:
         """The kernel denied it: it was not frozen in time. Whether it was known to wait."""
         if not self.waits(waiter):
             return False
-        self._leave(self._by_waiter[waiter.process, waiter.tid], waiter, "missed")
+        self._leave(self._by_waiter[waiter.place], waiter, "missed")
         return True
 
     def closed(self, slot: int) -> list[Approval]:
@@ -251,8 +289,8 @@ class Holds:
         return dropped
 
     def _leave(self, approval: Approval, waiter: Waiter, how: str) -> None:
-        approval.waiters = [w for w in approval.waiters if (w.process, w.tid) != (waiter.process, waiter.tid)]
-        self._by_waiter.pop((waiter.process, waiter.tid), None)
+        approval.waiters = [w for w in approval.waiters if w.place != waiter.place]
+        self._by_waiter.pop(waiter.place, None)
         if not approval.waiters:
             self._open.pop(approval.id, None)
             self.over(approval, how, "")

@@ -5,31 +5,79 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.libbpf import Map
-from agentmon.model.events import ProcessKey
+from agentmon.model.events import ProcessKey, Shown
 from agentmon.model.operations import Action
 
 KEY: Final = struct.Struct("=QIIQ")
-ANSWER: Final = struct.Struct("=IIQ")
+ANSWER: Final = struct.Struct("=IIQQQ")
 HELD: Final = struct.Struct("=QQQ")  # asked_ns, used_ns, call
+HALTED: Final = struct.Struct("=QQQIIIBBBB")
+HALTED_KEY: Final = struct.Struct("=QII")
 APPROVAL: Final = struct.Struct("=QQ")
 UNTIL: Final = struct.Struct("=Q")
 MAPS: Final = ("held", "answers", "approvals")
+#: Of the react tier.
+HALTS: Final = ("halted", "beat")
 FOREVER: Final = (1 << 64) - 1
+_WORD: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """A process that is stopped before the first instruction of its program (``struct am_halted``)."""
+
+    process: ProcessKey
+    asked_ns: int  # boot clock
+    objects: tuple[int, ...]
 
 
 class Answers:
-    """The maps `held`, `answers` and `approvals`. Not thread-safe."""
+    """The maps `held`, `answers` and `approvals`; in the react tier `halted` and `beat` too. Not thread-safe."""
 
-    def __init__(self, held: Map, answers: Map, approvals: Map) -> None:
+    def __init__(
+        self, held: Map, answers: Map, approvals: Map, halted: Map | None = None, beat: Map | None = None
+    ) -> None:
         self._held, self._answers, self._approvals = held, answers, approvals
+        self._halted, self._beat = halted, beat
 
-    def put(self, process: ProcessKey, tid: int, held: int, action: Action, until_ns: int = FOREVER) -> None:
-        """`HOLD`: it is frozen, and waits; `ALLOW`: once; `DENY`. In force when it returns. Raises KernelError."""
-        self._answers.update(_key(process, tid, held), ANSWER.pack(action, 0, until_ns))
+    def put(self, process: ProcessKey, tid: int, held: int, action: Action, script: Shown | None = None) -> None:
+        """`HOLD`: it is frozen, and waits; `ALLOW`: once; `DENY`. In force when it returns. Raises KernelError.
+
+        `script`: of a script that its interpreter has yet to open, the file that this is about, and no other.
+        """
+        inode, contents = (script.inode, contents_of(script)) if script else (0, 0)
+        self._answers.update(_key(process, tid, held), ANSWER.pack(action, 0, FOREVER, inode, contents))
+
+    def beat(self, *, alive: bool = True) -> None:
+        """Say that somebody is there to freeze what is halted: without that, for two seconds, nothing is halted."""
+        if self._beat is not None:
+            self._beat.update(bytes(4), UNTIL.pack(boot_ns() if alive else 0))
+
+    def halted(self) -> Iterator[Halted]:
+        """Who is stopped before the first instruction of a program; empty in the LSM tier."""
+        if self._halted is None:
+            return
+        for key in list(self._halted.keys(HALTED_KEY.size)):
+            if found := self._one_halted(key):
+                yield found
+
+    def is_pending(self, process: ProcessKey) -> bool:
+        """Whether this one is, or its interpreter has yet to open the script that was let run."""
+        key = HALTED_KEY.pack(process.start_ns, process.pid, 0)
+        return self._halted is not None and self._halted.lookup(key) is not None
+
+    def _one_halted(self, key: bytes) -> Halted | None:
+        value = self._halted.lookup(key) if self._halted is not None else None
+        if not value:
+            return None
+        first, second, asked_ns, _, _, _, released, *_ = HALTED.unpack(value)
+        start_ns, pid, _ = HALTED_KEY.unpack(key)
+        return None if released else Halted(ProcessKey(pid, start_ns), asked_ns, tuple(filter(None, (first, second))))
 
     def approve(self, serial: int, what: int, for_s: float | None = None) -> None:
         """Let a session do this from now on, or for so long. Raises KernelError when the table is full."""
@@ -68,6 +116,18 @@ class Answers:
         for key in list(self._approvals.keys(APPROVAL.size)):
             if APPROVAL.unpack(key)[0] == serial:
                 self._approvals.delete(key)
+
+
+def contents_of(file: Shown) -> int:
+    """As the function of that name in ``bpf/decide.bpf.h``."""
+    return (_mix(file.changed_ns) + file.size_bytes) & _WORD
+
+
+def _mix(word: int) -> int:
+    """``mix()`` of ``bpf/maps.bpf.h``."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        word = (word ^ (word >> 33)) * factor & _WORD
+    return word ^ (word >> 33)
 
 
 def _key(process: ProcessKey, tid: int, held: int) -> bytes:

@@ -8,19 +8,20 @@ import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from agentmon.errors import KernelError
 from agentmon.kernel import host, objects, wire
-from agentmon.kernel.answers import MAPS, Answers
+from agentmon.kernel.answers import HALTS, MAPS, Answers
 from agentmon.kernel.grants import Grants
 from agentmon.kernel.libbpf import missed_runs
 from agentmon.kernel.ring import Ring
 from agentmon.kernel.tables import MARKED_KEY, U32, U64, Tables, open_maps
 from agentmon.model.conditions import MAX_MARKS, MAX_RATES, Risk
 from agentmon.model.events import Event, ProcessKey
-from agentmon.model.operations import Tier
+from agentmon.model.operations import HELD, Operation, Tier
 from agentmon.model.tables import CompiledPolicy
 
 PIN_ROOT = host.BPFFS / "agentmon"
@@ -93,12 +94,12 @@ class Monitor:
         self._states = states
         self._maps = open_maps(pins.maps, _MAPS)
         self._maps["counters"].value_size = 8 * _possible_cpus()
-        own = "newborn" if self.tier is Tier.LSM else "rights"
-        self._maps |= open_maps(pins.maps, (own,))
+        own = ("newborn",) if self.tier is Tier.LSM else ("rights", *HALTS)
+        self._maps |= open_maps(pins.maps, own)
         self._newborn = self._maps.get("newborn")
         self.tables = Tables(self._maps)
         self.grants = Grants(self._maps["granted"])
-        self.answers = Answers(*(self._maps[name] for name in MAPS))
+        self.answers = Answers(*(self._maps[name] for name in (*MAPS, *HALTS) if name in self._maps))
         self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
         self._serial = max((s.serial for s in self._session_values().values()), default=0)
 
@@ -158,6 +159,14 @@ class Monitor:
     def refuses_unix(self) -> bool:
         """Whether programs that ask name services over unix sockets can be refused, and not only killed for it."""
         return self.tier is Tier.LSM or self.programs().get(objects.CONNECT_UNIX) == "attached"
+
+    @cached_property
+    def holds(self) -> frozenset[Operation]:
+        """What can wait for an answer here."""
+        lacks = (
+            {Operation.EXEC} if self.tier is Tier.REACT and not (self._pins.links / objects.RESUMES).exists() else ()
+        )
+        return frozenset(HELD[self.tier]).difference(lacks)
 
     @property
     def pin_directory(self) -> Path:

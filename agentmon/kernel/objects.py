@@ -27,7 +27,9 @@ DIRECTORY = Path(__file__).parent / "objects"
 RINGS = frozenset({"ring_submit", "ring_submit_old"})
 #: Comes with Linux 6.7. Without it a unix socket that should not be reached is only known once it is.
 CONNECT_UNIX = "connect_unix"
-OPTIONAL = RINGS | {CONNECT_UNIX}
+#: By it, what is held at the start of a program is kept from running (react tier); x86 has it.
+RESUMES = "resumes"
+OPTIONAL = RINGS | {CONNECT_UNIX, RESUMES}
 #: Hooks that are not in every kernel we run on, by program, and the one that is called in their place there.
 REPLACED = {
     "ioctl_compat_check": ("file_ioctl_compat", "file_ioctl"),
@@ -202,7 +204,8 @@ def load(
         knobs = (arena_bytes // 2 - 1, procs_max, secrets.randbits(64), park_ms * 1_000_000, *idle_groups())
         obj.set_initial(".rodata.knobs", struct.pack("=QqQQ2I", *knobs))
         obj.set_max_entries("procs", procs_max)
-        hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in RINGS}
+        optional = {*RINGS, RESUMES}
+        hooks = {p.section.removeprefix("tp_btf/"): name for name, p in obj.programs.items() if name in optional}
         for tracepoint in libbpf.missing_tracepoints(hooks):
             state[hooks[tracepoint]] = f"missing: this kernel has no tracepoint `{tracepoint}`"
         if CONNECT_UNIX in obj.programs and libbpf.missing_functions(["bpf_sock_addr_set_sun_path"]):

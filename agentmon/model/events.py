@@ -74,6 +74,16 @@ class Decision:
     same: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A file as it was when somebody was asked about it (stat(2)); what differs in any of this is another one."""
+
+    device: int
+    inode: int
+    changed_ns: int
+    size_bytes: int
+
+
 class What(enum.IntEnum):
     """Kinds of a change in the process tree."""
 

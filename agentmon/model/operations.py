@@ -146,6 +146,7 @@ class Reason(enum.IntEnum):
     REFUSED = 15
     NOT_PARKED = 16
     UNHOLDABLE = 17
+    WOKEN = 18
 
 
 class Tier(enum.IntEnum):
@@ -169,7 +170,7 @@ CLAIMED = {
 
 
 #: What each tier can hold; the rest of `HOLDABLE` is denied instead.
-HELD = {Tier.LSM: HOLDABLE, Tier.REACT: (Operation.CONNECT, Operation.SEND)}
+HELD = {Tier.LSM: HOLDABLE, Tier.REACT: (Operation.EXEC, Operation.CONNECT, Operation.SEND)}
 
 
 class Posture(enum.StrEnum):

@@ -116,6 +116,11 @@ class BoundPolicy:
     #: The patterns that `argv` conditions name.
     argument_sets: tuple[tuple[Glob, ...], ...] = ()
 
+    @property
+    def holds(self) -> bool:
+        """Whether anything may come to wait for an answer."""
+        return Action.HOLD in self.defaults or any(rule.action is Action.HOLD for rule in self.rules)
+
     def infos(self) -> tuple[RuleInfo, ...]:
         """What people are told about each rule."""
         return tuple(

@@ -134,8 +134,6 @@ class _RuleBuilder:
     def _check_holdable(self, operations: Iterable[Operation]) -> None:
         if other := next((o for o in operations if o not in HOLDABLE), None):
             self._complain(f"`{other.word}` cannot be held; deny it, or write a rule of its own", "action")
-        if self.model.argv is not None or self.model.carve.argv is not None:
-            self._complain("what is held cannot be told by its arguments yet; deny it, or leave `argv` out", "action")
 
     def _check_objects(self, operations: Iterable[Operation]) -> None:
         """Each kind of object needs operations that have it: a key that never applies is a mistake."""

@@ -260,6 +260,22 @@ def test_the_first_exec_that_is_denied_is_known(engine: Engine, session: Session
     assert session.last_blocked_exec == (100, "secret", "keys stay private", False)
 
 
+def test_a_program_that_was_stopped_and_is_ended_is_told_by_what_was_asked(engine: Engine, session: Session) -> None:
+    stopped = decision(verdict=Action.HOLD, operation=Operation.EXEC, tier=Tier.REACT, held=50, same=5)
+    engine.handle(stopped, 7)
+    ended = replace(stopped, verdict=Action.DENY, rule=NO_RULE, reason=Reason.REFUSED, object=b"", flags=Flag.KILLED)
+    approval = engine.holds.open[0]
+    engine.decide(approval, Action.DENY, "denied by root: not today", 8)
+    (command,) = engine.handle(ended, 9)
+    assert isinstance(command, Report)
+    assert (command.record.object, command.record.rule) == ("/secret", "secret")
+    assert command.record.reason == "denied by root: not today"
+    (woken,) = engine.handle(replace(ended, reason=Reason.WOKEN), 10)
+    assert isinstance(woken, Report)
+    assert "made to go on" in woken.record.reason
+    assert session.blocked == 2
+
+
 def test_people_are_told_of_what_is_new_changed_or_expired_and_of_nothing_twice(engine: Engine) -> None:
     def told(*commands: Command) -> list[str]:
         return [f"{c.event} {c.approval.id}" for c in commands if isinstance(c, Tell)]

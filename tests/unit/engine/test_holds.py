@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agentmon.engine.holds import OUTCOMES, Heard, Holds, Limits
 from agentmon.model.events import Decision, Flag, ProcessKey
 from agentmon.model.operations import Action, Operation, Reason, Tier
@@ -40,6 +42,39 @@ def test_what_changed_while_it_was_held_is_another_approval() -> None:
     assert again.approval.changed
     assert again.approval is not first.approval
     assert holds.open == [again.approval]  # nobody waits for the first any more
+
+
+def test_a_script_and_its_interpreter_wait_at_once_where_programs_are_stopped() -> None:
+    holds = Holds()
+    program = replace(held(), operation=Operation.EXEC, tier=Tier.REACT)
+    ask(holds, replace(program, flags=Flag.SCRIPT))
+    ask(holds, replace(program, held=51, same=6))
+    assert [(w.halted, w.script) for a in holds.of(program.process) for w in a.waiters] == [(True, True), (True, False)]
+    holds.ended(program.process)
+    assert not holds.open
+
+
+def test_what_is_asked_again_has_the_same_waiters_and_another_name() -> None:
+    holds = Holds()
+    first = ask(holds, held()).approval
+    assert first is not None
+    again = holds.again(first, NOW + 1)
+    assert (again.id, again.changed, again.asked_ns) == ("a-2", True, NOW + 1)
+    assert [w.process.pid for w in again.waiters] == [7]
+    assert holds.open == [again]
+    outcome = holds.outcome(first.id)
+    assert outcome is not None
+    assert outcome.how == "changed"
+
+
+def test_a_program_that_was_let_run_does_not_ask_once_more() -> None:
+    """Another of that name, later, is news; it has not changed while it was held."""
+    holds = Holds()
+    program = replace(held(), operation=Operation.EXEC, tier=Tier.REACT)
+    first = ask(holds, program).approval
+    assert first is not None
+    holds.answer(first, allowed=True)
+    assert not ask(holds, replace(program, held=51)).changed
 
 
 def test_what_was_approved_and_had_changed_is_asked_again_as_changed() -> None:

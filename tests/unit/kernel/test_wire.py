@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from agentmon.errors import KernelError
-from agentmon.kernel import grants, monitor, objects, tables, wire
+from agentmon.kernel import answers, grants, monitor, objects, tables, wire
 from agentmon.kernel.ring import Ring
 from agentmon.model import conditions
 from agentmon.model import tables as model
@@ -74,6 +74,16 @@ def test_records_have_the_layout_of_the_programs(types: btf.Btf) -> None:
     check(types, "am_decision", wire.DECISION, skip=wire.HEADER.size)
     check(types, "am_process", wire.PROCESS, skip=wire.HEADER.size)
     check(types, "am_address", wire.ADDRESS)
+
+
+def test_what_is_held_has_the_layout_of_the_programs(types: btf.Btf) -> None:
+    check(types, "am_hold_key", answers.KEY)
+    check(types, "am_held", answers.HELD)
+    check(types, "am_answer", answers.ANSWER)
+    check(types, "am_approval_key", answers.APPROVAL)
+    if "am_halted" in types.structs:  # react
+        check(types, "am_halted", answers.HALTED)
+        check(types, "am_proc_key", answers.HALTED_KEY)
 
 
 def test_tables_have_the_layout_of_the_programs(types: btf.Btf) -> None:

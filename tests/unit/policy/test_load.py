@@ -70,10 +70,6 @@ CONNECT = RULE.replace("read", "connect").replace("deny", "allow")
             RULE.replace("deny", "hold").replace("read", "ptrace"),
             "p.yaml:5:13: `ptrace` cannot be held; deny it, or write a rule of its own",
         ),
-        (
-            RULE.replace("deny", "hold").replace("read", "exec") + "argv: [push, '**']",
-            "p.yaml:5:13: what is held cannot be told by its arguments yet; deny it, or leave `argv` out",
-        ),
         (RULE.replace("read", "connect") + "paths: /a", "p.yaml:6:5: `paths` does not apply to `connect`"),
         (RULE.replace("read", "connect") + "cidrs: [10.0.0.1/8]", "p.yaml:6:13: `10.0.0.1/8` has bits set"),
         (RULE.replace("read", "connect") + "cidrs: [a.org:443]", "p.yaml:6:13: `a.org:443` is not an address"),

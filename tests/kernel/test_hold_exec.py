@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`action: hold` on `exec` in the react tier: a program that was started waits before its first instruction."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.test_hold import agent, agree, approvals, asked, finish
+from tests.support.hosts import Host, wait_for
+
+pytestmark = pytest.mark.tier("react")
+
+# lea rdi, [argv[1]]; open(rdi, O_CREAT | O_WRONLY, 0600); exit_group(0)
+CODE = bytes.fromhex("488b7c2410be41000000ba8001000031c0b0020f0531ff31c0b0e70f05")
+
+
+def first(path: Path) -> Path:
+    """A program whose first system call creates the file that it is given.
+
+    Its one segment may be written, and has more memory than file: the kernel has its page in place before it runs.
+    """
+    base, at = 0x400000, 64 + 56
+    size = at + len(CODE)
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, base + at, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )  # fmt: skip
+    segment = struct.pack("<IIQQQQQQ", 1, 7, 0, base, base, size, size + 64, 0x1000)
+    path.write_bytes(header + segment + CODE)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def kept(served: Host) -> Path:
+    """A directory whose programs are asked for."""
+    directory = served.directory / f"kept-{time.monotonic_ns()}"
+    directory.mkdir()
+    shutil.copy("/bin/echo", directory / "echo")
+    first(directory / "first")
+    (directory / "script").write_text("#!/bin/sh\necho as shown\n")
+    (directory / "script").chmod(0o755)
+    return directory
+
+
+@pytest.fixture
+def asks(served: Host, kept: Path) -> Path:
+    return served.policy(f"  - {{id: kept, on: exec, paths: ['{kept}/**'], action: hold, reason: ask first}}", "exec")
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+RUNS = {
+    "fork": "print(subprocess.run(['./echo', 'hello'], capture_output=True, text=True).stdout)",
+    "vfork": "print(os.waitpid(os.posix_spawn('./echo', ['x', 'hello'], {}), 0)[1])",
+    "its own process": "os.execv('./echo', ['x', 'hello'])",
+    "a thread": "threading.Thread(target=os.execv, args=('./echo', ['x', 'hello'])).start(); time.sleep(99)",
+}
+
+
+@pytest.mark.parametrize("how", RUNS)
+def test_a_program_waits_and_goes_on_once_approved(served: Host, kept: Path, asks: Path, how: str) -> None:
+    running = agent(served, asks, f"import os, subprocess, threading, time\nos.chdir('{kept}')\n{RUNS[how]}")
+    question = asked(served)[0]
+    assert (question["operation"], question["object"]) == ("exec", f"{kept}/echo")
+    assert (question["rule"], question["reason"]) == ("kept", "ask first")
+    assert question["command"][1:] == ["hello"]
+    time.sleep(0.7)
+    assert running.poll() is None
+    assert state(question["pid"]) != "T"  # the stop is over: it is frozen
+    assert served.agentmon("approve", question["id"]).returncode == 0
+    status, said = finish(running)
+    assert (status, "hello" in said) == (0, True), said
+    assert approvals(served) == []
+
+
+def test_a_program_that_is_denied_has_not_run(served: Host, kept: Path, asks: Path) -> None:
+    mark = kept / "mark"
+    running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/first', '{mark}']).returncode)")
+    question = asked(served)[0]
+    assert served.agentmon("deny", question["id"], "--reason", "not today").returncode == 0
+    status, said = finish(running)
+    assert (status, "-9\n" in said) == (0, True), said
+    assert "not today" in said  # in the summary of `run`
+    assert f"{kept}/first" in said
+    assert not mark.exists()
+
+
+def test_an_approval_is_for_once_or_for_the_session(served: Host, kept: Path, asks: Path) -> None:
+    body = f"print(subprocess.run(['{kept}/echo', 'hello']).returncode)\n"
+    running = agent(served, asks, "import subprocess\n" + 4 * body)
+    served.agentmon("approve", asked(served)[0]["id"])
+    wait_for(lambda: [q for q in approvals(served) if q["id"] != "a-1"], "the second question")
+    served.agentmon("approve", asked(served)[0]["id"], "--session")
+    status, said = finish(running)
+    assert (status, said.count("hello\n"), said.count("0\n")) == (0, 4, 4), said
+
+
+def test_a_script_is_asked_for_by_its_name(served: Host, kept: Path, asks: Path) -> None:
+    running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/script']).returncode)")
+    assert agree(served, running) == ["exec script"]
+    status, said = finish(running)
+    assert (status, "as shown\n0\n" in said) == (0, True), said
+
+
+def test_a_script_and_its_interpreter_are_asked_for_together(served: Host, kept: Path) -> None:
+    shell = os.path.realpath("/bin/sh")
+    policy = served.policy(
+        f"  - {{id: kept, on: exec, paths: ['{kept}/**'], action: hold}}\n"
+        f"  - {{id: shells, on: exec, paths: ['{shell}'], action: hold}}",
+        "both",
+    )
+    script = f"import subprocess\nprint(subprocess.run(['{kept}/script']).returncode)"
+    running = agent(served, policy, script)
+    both = asked(served, 2)
+    assert {q["object"] for q in both} == {f"{kept}/script", shell}
+    served.agentmon("approve", both[0]["id"])
+    time.sleep(0.3)
+    assert running.poll() is None
+    served.agentmon("approve", both[1]["id"])
+    assert "as shown\n0\n" in finish(running)[1]
+
+    running = agent(served, policy, script)
+    served.agentmon("deny", asked(served, 2)[0]["id"])
+    assert "-9\n" in finish(running)[1]
+    wait_for(lambda: not approvals(served), "the other question to end")
+
+
+def test_a_script_by_another_name_is_asked_for_and_runs(served: Host, kept: Path, asks: Path) -> None:
+    (kept / "link").symlink_to("script")
+    running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/link']).returncode)")
+    assert agree(served, running) == ["exec link"]
+    assert "as shown\n0\n" in finish(running)[1]
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "rewritten": lambda file: file.write_text("#!/bin/sh\necho another\n"),
+    "replaced": lambda file: (
+        (file.parent / "x").write_text("#!/bin/sh\necho another\n"),
+        (file.parent / "x").chmod(0o755),
+        (file.parent / "x").rename(file),
+    ),
+    "linked": lambda file: (file.unlink(), file.symlink_to("hidden")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_script_that_changed_while_held_is_asked_again(served: Host, kept: Path, asks: Path, change: str) -> None:
+    (kept / "hidden").write_text("#!/bin/sh\necho another\n")
+    (kept / "hidden").chmod(0o755)
+    running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/script']).returncode)")
+    question = asked(served)[0]
+    CHANGES[change](kept / "script")
+    done = served.agentmon("approve", question["id"])
+    assert (done.returncode, "changed while it was held" in done.stderr) == (1, True), done.stderr
+    (again,) = approvals(served)
+    assert again["id"] != question["id"]
+    assert again["changed"]
+    served.agentmon("approve", again["id"])
+    assert "another\n0\n" in finish(running)[1]
+
+
+def test_a_script_that_changes_after_its_approval_does_not_run(served: Host, kept: Path) -> None:
+    """Its interpreter is held as well, so there is time between the approval and the open."""
+    shell = os.path.realpath("/bin/sh")
+    policy = served.policy(f"  - {{id: all, on: exec, paths: ['{kept}/**', '{shell}'], action: hold}}", "later")
+    running = agent(served, policy, f"import subprocess\nprint(subprocess.run(['{kept}/script']).returncode)")
+    by_object = {os.path.basename(q["object"]): q["id"] for q in asked(served, 2)}
+    served.agentmon("approve", by_object.pop("script"))
+    (kept / "script").write_text("#!/bin/sh\necho another\n")
+    served.agentmon("approve", *by_object.values())
+    said = finish(running)[1]
+    assert "-9\n" in said
+    assert "another" not in said
+
+
+# ---- by arguments
+
+
+def test_a_program_is_held_by_its_arguments(served: Host, kept: Path) -> None:
+    policy = served.policy(
+        f"  - {{id: push, on: exec, exe: ['{kept}/*'], argv: [push, '**'], action: hold, reason: ask}}", "argv"
+    )
+    script = f"""
+        import subprocess
+        print(subprocess.run(["{kept}/echo", "pull"]).returncode)
+        print(subprocess.run(["{kept}/echo", "push", "now"]).returncode)
+        print(subprocess.run(["{kept}/echo", "push", "then"]).returncode)
+    """
+    running = agent(served, policy, script)
+    question = asked(served)[0]
+    assert question["command"][1:] == ["push", "now"]
+    assert question["rule"] == "push"
+    served.agentmon("approve", question["id"])
+    wait_for(lambda: [q for q in approvals(served) if q["id"] != question["id"]], "the second question")
+    served.agentmon("deny", approvals(served)[0]["id"])
+    said = finish(running)[1]
+    assert "pull\n0\npush now\n0\n-9\n" in said
+    assert "note: this host" not in said
+
+
+# ---- whoever lets it run without an answer ends it
+
+
+GO = """\
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None)
+sys.stdin.readline()
+child = os.fork()
+if not child:
+    {before}
+    os.execv(sys.argv[1], ["first", sys.argv[2]])
+{after}
+print(status, flush=True)
+"""
+STOPPED = """\
+while open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0] not in "Tt":
+    pass
+"""
+FLOOD = """\
+ended = 0
+while not ended:
+    os.kill(child, signal.SIGCONT)
+    ended, status = os.waitpid(child, os.WNOHANG)
+"""
+WAKES = {
+    "SIGCONT": ("pass", f"{STOPPED}os.kill(child, signal.SIGCONT)\nstatus = os.waitpid(child, 0)[1]"),
+    "a flood of it": ("pass", FLOOD),
+    "its tracer": (
+        "libc.ptrace(0, 0, 0, 0)",  # PTRACE_TRACEME
+        "while not os.WIFSIGNALED(status := os.waitpid(child, 0)[1]):\n    libc.ptrace(7, child, 0, 0)",  # PTRACE_CONT
+    ),
+}
+
+
+@pytest.mark.parametrize("by", WAKES)
+def test_who_is_made_to_go_on_before_there_is_an_answer_is_killed(tmp_path: Path, by: str) -> None:
+    """While its daemon does nothing, nobody is frozen."""
+    program, mark = first(tmp_path / "first"), tmp_path / "mark"
+    before, after = WAKES[by]
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        daemon = host.start()
+        script = GO.format(before=before, after=after)
+        running = host.spawn(
+            "run", "-p", policy, "--", sys.executable, "-c", script, str(program), str(mark),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        wait_for(lambda: host.json("ps")["sessions"], "the session")
+        daemon.send_signal(signal.SIGSTOP)
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write("go\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == "9\n"
+        assert not mark.exists()
+        daemon.send_signal(signal.SIGCONT)
+        assert "made to go on before there was an answer" in finish(running)[1]
+        assert not mark.exists()
+
+
+def test_a_flood_of_sigcont_lets_nothing_run(served: Host, kept: Path, asks: Path) -> None:
+    """Started again and again under it: each is killed, or frozen first; nothing was approved, so nothing ever ran."""
+    script = f"""
+        import os, signal, time
+        children = []
+        for i in range(40):
+            child = os.fork()
+            if not child:
+                os.execv("{kept}/first", ["first", "{kept}/mark"])
+            children.append(child)
+            until = time.monotonic() + 0.05
+            while time.monotonic() < until:
+                os.kill(child, signal.SIGCONT)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        print("killed", {{os.waitpid(child, 0)[1] for child in children}})
+    """
+    running = agent(served, asks, script)
+    status, said = finish(running)
+    assert (status, "killed {9}" in said) == (0, True), said
+    assert not (kept / "mark").exists()
+    wait_for(lambda: not approvals(served), "the questions to end")
+
+
+def test_who_is_thawed_without_an_answer_is_killed(served: Host, kept: Path, asks: Path) -> None:
+    mark = kept / "mark"
+    running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/first', '{mark}']).returncode)")
+    question = asked(served)[0]
+    where = Path(f"/proc/{question['pid']}/cgroup").read_text().partition("0::")[2].strip()
+    from agentmon.kernel.host import cgroup2_root
+
+    lot = cgroup2_root() / where.lstrip("/")
+    assert (lot / "cgroup.events").read_text().split()[-1] == "1"
+    (lot.parent / "cgroup.procs").write_text(str(question["pid"]))
+    assert "-9\n" in finish(running)[1]
+    assert not mark.exists()
+
+
+# ---- daemons that die
+
+
+def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
+    program, mark = first(tmp_path / "first"), tmp_path / "mark"
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        daemon = host.start()
+        running = agent(host, policy, f"import os\nos.execv('{program}', ['first', '{mark}'])")
+        question = asked(host)[0]
+        daemon.kill()
+        daemon.wait()
+        time.sleep(1)
+        assert not mark.exists()
+        host.start()
+        assert [q["id"] for q in asked(host)] == [question["id"]]
+        assert host.agentmon("approve", question["id"]).returncode == 0
+        wait_for(mark.exists, "the program to run")
+        running.kill()
+        running.communicate()
+
+
+def test_without_a_daemon_a_program_that_would_wait_is_killed(tmp_path: Path) -> None:
+    program, mark = first(tmp_path / "first"), tmp_path / "mark"
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        daemon = host.start()
+        script = f"""
+            import subprocess, sys
+            sys.stdin.readline()
+            print(subprocess.run(["{program}", "{mark}"]).returncode, flush=True)
+        """
+        words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script)]
+        running = host.spawn(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        wait_for(lambda: host.json("ps")["sessions"], "the session")
+        daemon.kill()
+        daemon.wait()
+        time.sleep(2.5)  # so long it may still come
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write("go\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == "-9\n"
+        assert not mark.exists()
+        running.kill()
+        running.communicate()
+
+
+def test_no_program_stays_stopped_when_the_daemon_dies_before_it_is_frozen(tmp_path: Path) -> None:
+    program, mark = first(tmp_path / "first"), tmp_path / "mark"
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        daemon = host.start()
+        script = f"""
+            import subprocess, sys
+            sys.stdin.readline()
+            print(subprocess.run(["{program}", "{mark}"]).returncode, flush=True)
+        """
+        words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script)]
+        running = host.spawn(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        wait_for(lambda: host.json("ps")["sessions"], "the session")
+        daemon.send_signal(signal.SIGSTOP)
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write("go\n")
+        running.stdin.flush()
+        time.sleep(0.3)
+        daemon.kill()
+        daemon.wait()
+        assert running.stdout.readline() == "-9\n"
+        assert not mark.exists()
+        running.kill()
+        running.communicate()
