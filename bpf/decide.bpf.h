@@ -561,6 +561,8 @@ __noinline int ask_job(const struct am_actor *a, __u32 slot, __u32 flags)
 		said = was_let_run(a, job, contents_of(job->inode))
 			       ? am_say(AM_ALLOW, AM_APPROVED)
 			       : am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
+	else if (job->ino && was_let_start(a, job, contents_of(job->inode)))
+		said = am_say(AM_ALLOW, AM_APPROVED) | AM_ASK_NEW;
 	else
 		said = halt(a, job, flags & AM_F_SCRIPT);
 #else
@@ -576,6 +578,21 @@ __noinline int ask_job(const struct am_actor *a, __u32 slot, __u32 flags)
 		set_marks(job->session, a->generation, job->marks);
 	return said;
 }
+
+#ifdef AM_REACT
+/* Whether somebody let an open go on that a rule holds; then the job is let through. Global, as judge(). */
+__noinline int let_open(const struct am_actor *a, __u32 slot)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+
+	if (!a || !job || !was_let_open(a, job))
+		return 0;
+	set_marks(job->session, a->generation, job->marks);
+	job->verdict = AM_ALLOW;
+	job->reason = AM_APPROVED;
+	return 1;
+}
+#endif
 
 /*
  * decide_path() from when the job is filled; gives the slot back. Global, so that the verifier looks at it once: `a` is
@@ -617,6 +634,16 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 #endif
 	verdict = judge(slot, why);
 	job->hoped = 0;
+#ifdef AM_REACT
+	if (verdict == AM_HOLD && !why && flags & AM_OPENED && job->op != AM_EXEC &&
+	    let_open(a, slot)) {
+		verdict = AM_ALLOW;
+		if (job->ops & 1U << AM_EXEC) { /* a script: that is another question */
+			job->ops = 1U << AM_EXEC;
+			verdict = judge(slot, 0);
+		}
+	}
+#endif
 	if (verdict == AM_HOLD && !why &&
 	    (!AM_STOPS || (job->op == AM_EXEC && flags & (AM_HALTS | AM_OPENS_SCRIPT)))) {
 		int said = ask_job(a, slot, flags);

@@ -14,9 +14,13 @@
 
 #include "hold.bpf.h"
 
-/* In `flags` of decide_path(): a program was started; or an interpreter opens the script that it was started for. */
+/*
+ * In `flags` of decide_path(): a program was started; an interpreter opens the script that it was started for; a file was
+ * opened.
+ */
 #define AM_HALTS (1U << 16)
 #define AM_OPENS_SCRIPT (1U << 17)
+#define AM_OPENED (1U << 18)
 
 /*
  * Nobody is halted if the daemon was not seen for so long. More than knobs.park_ns: who is stopped costs nothing, so a host
@@ -63,6 +67,28 @@ static __always_inline bool is_approved(const struct am_actor *a, __u64 same, __
 	__u64 *until = bpf_map_lookup_elem(&approvals, &session);
 
 	return until && now < *until;
+}
+
+/*
+ * Whether somebody let the current process run this very program, before it was started: the daemon asked while its open
+ * waited (fanotify). Only once.
+ */
+static __always_inline bool was_let_start(const struct am_actor *a, const struct am_job *job,
+					  __u64 contents)
+{
+	struct am_hold_key k = {};
+	struct am_answer *answer;
+
+	k.start_ns = a->key.start_ns;
+	k.tgid = a->key.tgid;
+	k.tid = a->key.tgid;
+	k.object = mix(job->ino + 1) | 1;
+	answer = bpf_map_lookup_elem(&answers, &k);
+	if (!answer || answer->verdict != AM_ALLOW || answer->ino != job->ino ||
+	    answer->contents != contents || bpf_ktime_get_boot_ns() >= answer->until_ns)
+		return false;
+	bpf_map_delete_elem(&answers, &k);
+	return true;
 }
 
 /* What becomes of a program that was started, and that a rule holds; `script`: it is one. As ask(). */
@@ -140,6 +166,31 @@ static __always_inline bool was_let_run(const struct am_actor *a, const struct a
 			 answer->ino == job->ino && answer->contents == contents);
 	bpf_map_delete_elem(&halted, &key);
 	return let;
+}
+
+/*
+ * Whether somebody let the current thread open a file, for what it has been opened for. The daemon asked while the open
+ * waited (fanotify), and put the operations into the answer's `contents`. Only once.
+ */
+static __always_inline bool was_let_open(const struct am_actor *a, struct am_job *job)
+{
+	struct am_hold_key k = {};
+	struct am_answer *answer;
+	bool let;
+
+	k.start_ns = a->key.start_ns;
+	k.tgid = a->key.tgid;
+	k.tid = bpf_get_current_pid_tgid();
+	k.object = mix(job->ino) | 1;
+	answer = bpf_map_lookup_elem(&answers, &k);
+	let = answer && answer->verdict == AM_ALLOW && answer->ino == job->ino &&
+	      bpf_ktime_get_boot_ns() < answer->until_ns &&
+	      !(job->ops & (1U << AM_READ | 1U << AM_WRITE) & ~answer->contents);
+	if (!let)
+		return false;
+	bpf_map_delete_elem(&answers, &k);
+	job->held = k.object; /* not to be remembered as allowed */
+	return true;
 }
 
 #endif

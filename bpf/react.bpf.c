@@ -212,7 +212,7 @@ static __noinline bool judge_open(struct task_struct *t, long fd, __u64 asked, _
 	if (ops)
 		verdict = decide_path(&a, ops, (__u64)mnt,
 				      (__u64)am_load(struct file, f, f_path.dentry), (__u64)inode,
-				      (mode & FMODE_CREATED ? AM_F_CREATED : 0) |
+				      (mode & FMODE_CREATED ? AM_F_CREATED : AM_OPENED) |
 					      (ops & 1U << AM_EXEC ? AM_OPENS_SCRIPT : 0));
 	return gone && verdict < AM_HOLD;
 }

@@ -23,7 +23,7 @@ from agentmon.host.holdings import Holding, holdings
 from agentmon.host.tree import Orphan, orphans
 from agentmon.model.conditions import WHATEVER
 from agentmon.model.events import ProcessKey
-from agentmon.model.operations import OPERATIONS, Action, Tier
+from agentmon.model.operations import OPERATIONS, Action, Operation, Tier
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
@@ -156,10 +156,18 @@ def _unheld(bound: BoundPolicy, monitor: Monitor) -> list[str]:
     def waits(bound: BoundRule) -> bool:
         """By its arguments a program is told when the one before is gone: then the LSM tier can only end it."""
         told = bound.rule.argv is not None or bound.rule.except_argv is not None
-        return bound.operations <= monitor.holds and not (told and monitor.tier is Tier.LSM)
+        if monitor.tier is Tier.LSM:
+            return bound.operations <= monitor.holds and not told
+        # what a rule on `write` says of deletes and the like, nobody says in this tier
+        if not monitor.holds.issuperset(bound.rule.operations):
+            return False
+        if not bound.operations & {Operation.READ, Operation.WRITE}:
+            return True
+        return bound.waits_by_name and bool(bound.includes) and all(glob.exact for glob in bound.includes)
 
     rules = [r.rule.id for r in bound.rules if r.action is Action.HOLD and not waits(r)]
-    held = [o for o in OPERATIONS if bound.defaults[o] is Action.HOLD and o not in monitor.holds]
+    able = monitor.holds - {Operation.READ, Operation.WRITE} if monitor.tier is Tier.REACT else monitor.holds
+    held = [o for o in OPERATIONS if bound.defaults[o] is Action.HOLD and o not in able]
     return rules + [f"the default of {operation.word}" for operation in held]
 
 

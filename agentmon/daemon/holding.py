@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from agentmon.daemon import warden
+from agentmon.daemon.opens import Opens
 from agentmon.engine.holds import Approval, Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
@@ -68,6 +69,7 @@ class Holding:
         self._writer = ThreadPoolExecutor(1, "held.json")
         self._file = daemon.config.daemon.state / "held.json"
         self._shown: dict[tuple[ProcessKey, int], Shown] = {}  # scripts, as they were
+        self._opens = Opens(daemon)
         self._warden: subprocess.Popen[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsaved = False
@@ -77,14 +79,17 @@ class Holding:
 
     def expect(self, bound: BoundPolicy) -> None:
         """This policy is put into force: what that takes is made ready before anybody is held, or stopped, by it."""
+        self._opens.expect(bound)
         if bound.holds:
             self._mover.submit(self._watch_over)
 
     def park(self, waiter: Waiter) -> None:
-        """Freeze its process; what cannot be frozen is denied."""
-        self._loop = self._loop or asyncio.get_running_loop()
-        if waiter.halted:
+        """Freeze its process; what cannot be frozen is denied. Who waits in an open need not be."""
+        if not waiter.restarts:
             self._show(waiter)  # it stands still already, and may be approved before it is frozen
+        if waiter.opens:
+            return
+        self._loop = self._loop or asyncio.get_running_loop()
         self._mover.submit(self._park, waiter, self._loop)
         self._save_soon()
 
@@ -124,6 +129,9 @@ class Holding:
         """
         now_s = time.monotonic()
         for waiter in waiters:
+            if waiter.opens:
+                self._opens.settle(waiter, action)
+                continue
             shown = self._shown.pop((waiter.process, waiter.held), None) if waiter.script else None
             self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, action, shown)
             self._settled.append(_Settled(waiter, action, now_s if remember else now_s - KEPT_REFUSED_S + KEPT_S))
@@ -152,7 +160,8 @@ class Holding:
     def changed(self, approval: Approval) -> Approval | None:
         """The question that takes the place of this one, if the program's file is not what was shown; else None."""
         daemon = self._daemon
-        if all(_file(waiter, approval.object) == _shown(approval) for waiter in approval.waiters if waiter.halted):
+        seen = [waiter for waiter in approval.waiters if waiter.halted or waiter.opens]
+        if all(self._look(waiter, approval.object) == _shown(approval) for waiter in seen):
             return None
         new, commands = daemon.engine.ask_again(approval, time.time_ns())
         for waiter in new.waiters:
@@ -166,10 +175,18 @@ class Holding:
         for approval in self._daemon.engine.holds.of(waiter.process):
             if waiter not in approval.waiters:
                 continue
-            if approval.shown is None and (file := _file(waiter, approval.object)):
+            if approval.shown is None and (file := self._look(waiter, approval.object)):
                 approval.shown = (file.device, file.inode, file.changed_ns, file.size_bytes)
             if waiter.script and (shown := _shown(approval)):
                 self._shown[waiter.process, waiter.held] = shown
+
+    def _look(self, waiter: Waiter, name: str) -> Shown | None:
+        """What it waits for, as it is now: the file that it opens, or its program; None: that is not there."""
+        if waiter.opens:
+            return self._opens.file(waiter)
+        if waiter.script:
+            return process.script_file(waiter.process.pid, os.fsencode(name))
+        return process.program_file(waiter.process.pid)
 
     def answer(self, approval: Approval, action: Action, scope: str, for_s: float | None, how: str) -> None:
         """Decide an approval, and with it all that ask the same."""
@@ -197,6 +214,7 @@ class Holding:
             if not daemon.engine.holds.of(halted.process) and boot_ns() - halted.asked_ns > LOST_NS:
                 warden.deny(daemon.monitor.answers, halted)
         daemon.execute_all(daemon.engine.expire(time.time_ns()))
+        self._opens.tick()
         self._forget_settled()
         if self._loop is not None and (self._sweep is None or self._sweep.done()):
             self._sweep = self._move(self._parking.sweep)
@@ -232,6 +250,7 @@ class Holding:
         """It is gone."""
         self._move(self._parking.leave, key)
         self._shown = {of: file for of, file in self._shown.items() if of[0] != key}
+        self._opens.ended(key)
         self._daemon.monitor.answers.forget_process(key)
 
     def end(self, why: str) -> None:
@@ -241,6 +260,7 @@ class Holding:
             self._daemon.execute_all(self._daemon.engine.decide(approval, Action.DENY, why, time.time_ns()))
         for halted in self._daemon.monitor.answers.halted():
             warden.deny(self._daemon.monitor.answers, halted)
+        self._opens.end()
         self._move(self._parking.leave_all)
         self._mover.shutdown()
         self._save()
@@ -312,7 +332,7 @@ class Holding:
 def _row(approval: Approval) -> dict[str, Any]:
     row = {name: getattr(approval, name) for name in _FIELDS}
     row["waiters"] = [
-        ((w.process.pid, w.process.start_ns), w.tid, w.held, w.halted, w.script) for w in approval.waiters
+        ((w.process.pid, w.process.start_ns), w.tid, w.held, w.halted, w.script, w.opens) for w in approval.waiters
     ]
     return row
 
@@ -325,13 +345,6 @@ def _approval(row: dict[str, Any]) -> Approval:
 
 def _shown(approval: Approval) -> Shown | None:
     return Shown(*approval.shown) if approval.shown else None
-
-
-def _file(waiter: Waiter, name: str) -> Shown | None:
-    """The program that a stopped process is to run, as it is now; None: it is not there."""
-    if waiter.script:
-        return process.script_file(waiter.process.pid, os.fsencode(name))
-    return process.program_file(waiter.process.pid)
 
 
 def _go_on(key: ProcessKey) -> None:

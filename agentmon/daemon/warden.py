@@ -64,9 +64,10 @@ def let_go(pins: Path, lot: str) -> int:
 
 
 def deny(answers: Answers, halted: Halted) -> None:
-    """End a process that is stopped at the start of a program. Where it is frozen, that is when it is let go."""
+    """End a process that is stopped at the start of a program, and that nobody let go on; a frozen one once thawed."""
     for held in halted.objects:
-        answers.put(halted.process, halted.process.pid, held, Action.DENY)
+        if not answers.is_answered(halted.process, halted.process.pid, held):  # else it is on its way already
+            answers.put(halted.process, halted.process.pid, held, Action.DENY)
     with contextlib.suppress(PermissionError):
         process.send_signal(halted.process, signal.SIGCONT)  # the kernel sees to the rest
 

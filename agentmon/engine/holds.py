@@ -37,6 +37,8 @@ class Waiter:
     #: It does not restart a call, but is stopped at the start of a program (react tier); of a script, at its name.
     halted: bool = False
     script: bool = False
+    #: It waits in an open (react tier): it is not frozen.
+    opens: bool = False
 
     @property
     def place(self) -> tuple[ProcessKey, int, int]:
@@ -46,13 +48,14 @@ class Waiter:
     @property
     def restarts(self) -> bool:
         """Whether it asks once more when it goes on; else it does what was shown, or dies."""
-        return not self.halted
+        return not (self.halted or self.opens)
 
 
 def waiter_of(event: Decision) -> Waiter:
     """Who is held by this decision."""
-    halted = event.tier is Tier.REACT and event.operation is Operation.EXEC
-    return Waiter(event.process, event.tid, event.held, halted, halted and bool(event.flags & Flag.SCRIPT))
+    halted = event.tier is Tier.REACT and event.operation is Operation.EXEC and not event.opens
+    script = halted and bool(event.flags & Flag.SCRIPT)
+    return Waiter(event.process, event.tid, event.held, halted, script, event.opens)
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ class Approval:
     waiters: list[Waiter] = field(default_factory=list)
     changed: bool = False  # asked again: what was shown before is not what is there now
     recent: tuple[dict[str, Any], ...] = ()  # what the session did before, the latest first
-    #: React tier: the program's file as it was when it was asked for (device, inode, change time in ns, size in bytes).
+    #: React tier: the file as it was when it was asked for (device, inode, change time in ns, size in bytes).
     shown: tuple[int, int, int, int] | None = None
 
 

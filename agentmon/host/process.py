@@ -34,6 +34,7 @@ class Status:
     uids: tuple[int, ...]  # real, effective, saved, filesystem
     gids: tuple[int, ...]
     no_new_privs: bool
+    tgid: int = 0
 
 
 def stat(pid: int) -> Stat:
@@ -49,12 +50,13 @@ def stat(pid: int) -> Stat:
 
 
 def status(pid: int) -> Status:
-    """Raises `ProcessLookupError` when there is no such process."""
+    """Of a process, or a thread. Raises `ProcessLookupError` when there is no such process."""
     values = dict(line.split(":", 1) for line in _read(pid, "status").splitlines() if ":" in line)
     return Status(
         tuple(map(int, values["Uid"].split())),
         tuple(map(int, values["Gid"].split())),
         values.get("NoNewPrivs", "0").strip() == "1",
+        int(values["Tgid"]),
     )
 
 

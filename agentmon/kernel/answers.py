@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.libbpf import Map
 from agentmon.model.events import ProcessKey, Shown
-from agentmon.model.operations import Action
+from agentmon.model.operations import Action, Operation
 
 KEY: Final = struct.Struct("=QIIQ")
 ANSWER: Final = struct.Struct("=IIQQQ")
@@ -24,6 +25,8 @@ MAPS: Final = ("held", "answers", "approvals")
 #: Of the react tier.
 HALTS: Final = ("halted", "beat")
 FOREVER: Final = (1 << 64) - 1
+#: How long an open, and the start of a program, take to end, at most, once they were let go on.
+OPEN_NS: Final = 5_000_000_000
 _WORD: Final = (1 << 64) - 1
 
 
@@ -44,6 +47,7 @@ class Answers:
     ) -> None:
         self._held, self._answers, self._approvals = held, answers, approvals
         self._halted, self._beat = halted, beat
+        self._lately: deque[tuple[int, bytes]] = deque()  # until when, and the key
 
     def put(self, process: ProcessKey, tid: int, held: int, action: Action, script: Shown | None = None) -> None:
         """`HOLD`: it is frozen, and waits; `ALLOW`: once; `DENY`. In force when it returns. Raises KernelError.
@@ -52,6 +56,36 @@ class Answers:
         """
         inode, contents = (script.inode, contents_of(script)) if script else (0, 0)
         self._answers.update(_key(process, tid, held), ANSWER.pack(action, 0, FOREVER, inode, contents))
+
+    def is_answered(self, process: ProcessKey, tid: int, held: int) -> bool:
+        """Whether somebody said yes or no."""
+        value = self._answers.lookup(_key(process, tid, held))
+        return value is not None and ANSWER.unpack(value)[0] != Action.HOLD
+
+    def let_open(self, process: ProcessKey, tid: int, inode: int, operations: Collection[Operation]) -> None:
+        """A thread may finish the open that it waits in, if it is for no more than this. In force when it returns."""
+        mask = sum(1 << operation for operation in operations)
+        self._let(_key(process, tid, _mix(inode) | 1), inode, mask)
+
+    def let_start(self, process: ProcessKey, program: Shown) -> None:
+        """A process may go on to run this very program, which it is about to start. In force when it returns."""
+        self._let(_key(process, process.pid, _mix(program.inode + 1) | 1), program.inode, contents_of(program))
+
+    def _let(self, key: bytes, inode: int, what: int) -> None:
+        """Who uses it takes it out again; what nobody used in time is taken out here: the table has room for few."""
+        now_ns = boot_ns()
+        while self._lately and self._lately[0][0] < now_ns:
+            _, old = self._lately.popleft()
+            value = self._answers.lookup(old)
+            if value and ANSWER.unpack(value)[2] < now_ns:  # else it was let once more
+                self._answers.delete(old)
+        self._answers.update(key, ANSWER.pack(Action.ALLOW, 0, now_ns + OPEN_NS, inode, what))
+        self._lately.append((now_ns + OPEN_NS, key))
+
+    def is_approved(self, serial: int, what: int) -> bool:
+        """Whether a session may do this now."""
+        until = self._approvals.lookup(APPROVAL.pack(serial, what))
+        return until is not None and int(UNTIL.unpack(until)[0]) > boot_ns()
 
     def beat(self, *, alive: bool = True) -> None:
         """Say that somebody is there to freeze what is halted: without that, for two seconds, nothing is halted."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentmon.errors import KernelError
-from agentmon.kernel import host, objects, wire
+from agentmon.kernel import fanotify, host, objects, wire
 from agentmon.kernel.answers import HALTS, MAPS, Answers
 from agentmon.kernel.grants import Grants
 from agentmon.kernel.libbpf import missed_runs
@@ -162,11 +162,13 @@ class Monitor:
 
     @cached_property
     def holds(self) -> frozenset[Operation]:
-        """What can wait for an answer here."""
-        lacks = (
-            {Operation.EXEC} if self.tier is Tier.REACT and not (self._pins.links / objects.RESUMES).exists() else ()
-        )
-        return frozenset(HELD[self.tier]).difference(lacks)
+        """What can wait for an answer here; in the react tier a read or write only of a file that is named exactly."""
+        found = set(HELD[self.tier])
+        if self.tier is Tier.REACT and not (self._pins.links / objects.RESUMES).exists():
+            found.discard(Operation.EXEC)
+        if self.tier is Tier.REACT and not fanotify.supported():
+            found -= {Operation.READ, Operation.WRITE}
+        return frozenset(found)
 
     @property
     def pin_directory(self) -> Path:
@@ -354,6 +356,12 @@ class Monitor:
         for key in table.keys(U64.size):
             if value := table.lookup(key):
                 yield PROC.unpack(value)[0]
+
+    def listed(self) -> Iterator[ProcessKey]:
+        """Every enrolled process, without what is known of it. Any thread may call this."""
+        for key in self._maps["procs"].keys(PROC_KEY.size):
+            start_ns, pid, _ = PROC_KEY.unpack(key)
+            yield ProcessKey(pid, start_ns)
 
     def process(self, key: ProcessKey) -> ProcessState | None:
         """One enrolled process, or None."""

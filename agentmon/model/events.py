@@ -72,6 +72,8 @@ class Decision:
     #: Of what is held, or was: what an answer is for, and what an approval for the session covers. 0: neither.
     held: int = 0
     same: int = 0
+    #: It waits in an open, and user space judged it (react tier).
+    opens: bool = False
 
 
 @dataclass(frozen=True, slots=True)

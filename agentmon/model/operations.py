@@ -170,7 +170,10 @@ CLAIMED = {
 
 
 #: What each tier can hold; the rest of `HOLDABLE` is denied instead.
-HELD = {Tier.LSM: HOLDABLE, Tier.REACT: (Operation.EXEC, Operation.CONNECT, Operation.SEND)}
+HELD = {
+    Tier.LSM: HOLDABLE,
+    Tier.REACT: (Operation.EXEC, Operation.READ, Operation.WRITE, Operation.CONNECT, Operation.SEND),
+}
 
 
 class Posture(enum.StrEnum):

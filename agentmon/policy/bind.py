@@ -98,6 +98,11 @@ class BoundRule:
         """Whether nothing but the object decides."""
         return not (self.exe_any or self.exe_not or self.need or self.need_not)
 
+    @property
+    def waits_by_name(self) -> bool:
+        """Whether it holds, and nothing that only the kernel knows decides when."""
+        return self.action is Action.HOLD and not (self.need or self.need_not)
+
 
 @dataclass(frozen=True, slots=True)
 class BoundPolicy:
@@ -120,6 +125,19 @@ class BoundPolicy:
     def holds(self) -> bool:
         """Whether anything may come to wait for an answer."""
         return Action.HOLD in self.defaults or any(rule.action is Action.HOLD for rule in self.rules)
+
+    def gated(self, *operations: Operation, rule: int | None = None) -> set[bytes]:
+        """Files that a rule holds by their exact names, whenever one of these is done to them; of one rule, or all.
+
+        In the react tier only these can wait before they are opened: it has to know which they are.
+        """
+        return {
+            path
+            for r in self.rules
+            if rule in (None, r.index) and r.waits_by_name and r.operations.intersection(operations)
+            for glob in r.includes
+            if (path := glob.exact) is not None
+        }
 
     def infos(self) -> tuple[RuleInfo, ...]:
         """What people are told about each rule."""

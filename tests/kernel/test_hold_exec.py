@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`action: hold` on `exec` in the react tier: a program that was started waits before its first instruction."""
+"""`action: hold` on `exec` in the react tier: a program that was started waits before its first instruction.
+
+Those that a rule names exactly wait earlier: `test_hold_open`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.test_hold import agent, agree, approvals, asked, finish
+from tests.support.held import agent, agree, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
@@ -119,7 +122,7 @@ def test_a_script_and_its_interpreter_are_asked_for_together(served: Host, kept:
     shell = os.path.realpath("/bin/sh")
     policy = served.policy(
         f"  - {{id: kept, on: exec, paths: ['{kept}/**'], action: hold}}\n"
-        f"  - {{id: shells, on: exec, paths: ['{shell}'], action: hold}}",
+        f"  - {{id: shells, on: exec, paths: ['{shell}*'], action: hold}}",
         "both",
     )
     script = f"import subprocess\nprint(subprocess.run(['{kept}/script']).returncode)"
@@ -175,7 +178,7 @@ def test_a_script_that_changed_while_held_is_asked_again(served: Host, kept: Pat
 def test_a_script_that_changes_after_its_approval_does_not_run(served: Host, kept: Path) -> None:
     """Its interpreter is held as well, so there is time between the approval and the open."""
     shell = os.path.realpath("/bin/sh")
-    policy = served.policy(f"  - {{id: all, on: exec, paths: ['{kept}/**', '{shell}'], action: hold}}", "later")
+    policy = served.policy(f"  - {{id: all, on: exec, paths: ['{kept}/**', '{shell}*'], action: hold}}", "later")
     running = agent(served, policy, f"import subprocess\nprint(subprocess.run(['{kept}/script']).returncode)")
     by_object = {os.path.basename(q["object"]): q["id"] for q in asked(served, 2)}
     served.agentmon("approve", by_object.pop("script"))
@@ -251,7 +254,7 @@ def test_who_is_made_to_go_on_before_there_is_an_answer_is_killed(tmp_path: Path
     program, mark = first(tmp_path / "first"), tmp_path / "mark"
     before, after = WAKES[by]
     with Host(tmp_path) as host:
-        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
         daemon = host.start()
         script = GO.format(before=before, after=after)
         running = host.spawn(
@@ -315,7 +318,7 @@ def test_who_is_thawed_without_an_answer_is_killed(served: Host, kept: Path, ask
 def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
     program, mark = first(tmp_path / "first"), tmp_path / "mark"
     with Host(tmp_path) as host:
-        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
         daemon = host.start()
         running = agent(host, policy, f"import os\nos.execv('{program}', ['first', '{mark}'])")
         question = asked(host)[0]
@@ -334,7 +337,7 @@ def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
 def test_without_a_daemon_a_program_that_would_wait_is_killed(tmp_path: Path) -> None:
     program, mark = first(tmp_path / "first"), tmp_path / "mark"
     with Host(tmp_path) as host:
-        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
         daemon = host.start()
         script = f"""
             import subprocess, sys
@@ -360,7 +363,7 @@ def test_without_a_daemon_a_program_that_would_wait_is_killed(tmp_path: Path) ->
 def test_no_program_stays_stopped_when_the_daemon_dies_before_it_is_frozen(tmp_path: Path) -> None:
     program, mark = first(tmp_path / "first"), tmp_path / "mark"
     with Host(tmp_path) as host:
-        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
         daemon = host.start()
         script = f"""
             import subprocess, sys

@@ -3,33 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agentmon.control.protocol import RefusedError
-from tests.support.held import agent, approvals, asked, finish
+from tests.support.held import agent, agree, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 
 pytestmark = pytest.mark.tier("lsm")
-
-
-def agree(host: Host, running: subprocess.Popen[str]) -> list[str]:
-    """Approve whatever is asked until it ends; what was asked."""
-    seen: list[str] = []
-    while running.poll() is None:
-        for question in approvals(host):
-            seen.append(f"{question['operation']} {os.path.basename(question['object'])}")
-            with contextlib.suppress(RefusedError), host.client() as client:  # it may have ended
-                client.call("approve", approval=question["id"], scope="once")
-        time.sleep(0.05)
-    return seen
 
 
 ACTIONS = {

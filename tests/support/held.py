@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+from agentmon.control.protocol import RefusedError
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 
@@ -61,6 +65,18 @@ def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     out, error = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out + error
+
+
+def agree(host: Host, running: subprocess.Popen[str]) -> list[str]:
+    """Approve whatever is asked until it ends; what was asked."""
+    seen: list[str] = []
+    while running.poll() is None:
+        for question in approvals(host):
+            seen.append(f"{question['operation']} {os.path.basename(question['object'])}")
+            with contextlib.suppress(RefusedError), host.client() as client:  # it may have ended
+                client.call("approve", approval=question["id"], scope="once")
+        time.sleep(0.05)
+    return seen
 
 
 CONNECT = """

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""React tier: opens of exactly named files that rules hold wait for an answer (`kernel.fanotify`).
+
+Everybody who opens such a file comes by here: a thread of its own lets everyone go on at once who is in no session, so
+that the daemon's loop keeps nobody waiting. What a session's open waits for is decided in the loop, as of all that is
+held.
+
+That somebody said yes is written into the kernel before the open goes on, and is asked for there when it has been done
+(`was_let_open` in ``bpf/halt.bpf.h``): without that, whatever let it go on, the process dies. So nothing is lost by
+the kernel's letting all go on when this daemon dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import select
+import stat
+import struct
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from agentmon.engine.holds import Waiter
+from agentmon.errors import KernelError
+from agentmon.host import process
+from agentmon.host.calls import opened_for
+from agentmon.kernel.fanotify import Gate, Opening
+from agentmon.kernel.grants import boot_ns
+from agentmon.model.events import Decision, Flag, ProcessKey, Shown
+from agentmon.model.operations import Action, Operation, Reason, Tier
+
+if TYPE_CHECKING:
+    from agentmon.daemon.app import Daemon
+    from agentmon.policy.bind import BoundPolicy
+
+#: A file that is replaced has to be marked anew; until then its opens are denied.
+REMARK_S = 1.0
+#: Opens of one session that may wait at once, and those of all that the loop has yet to see: each takes a descriptor.
+WAITING_EACH = 64
+UNSEEN = 128
+#: How often the thread looks whether it should end.
+_POLL_MS = 500
+
+_OPENS = (Operation.READ, Operation.WRITE)
+_RUNS = frozenset((Operation.EXEC,))
+_NOTHING: frozenset[Operation] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    opening: Opening
+    decision: Decision
+    operations: frozenset[Operation]
+
+
+class Opens:
+    """The opens that wait, and the files that are marked for it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._gate: Gate | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = False
+        self._unseen = threading.Semaphore(UNSEEN)
+        self._marked: dict[tuple[int, int], bytes] = {}  # device and inode -> path
+        self._waiting: dict[tuple[ProcessKey, int], _Waiting] = {}
+        self._last_marks = 0.0
+
+    def expect(self, bound: BoundPolicy) -> None:
+        """This policy is put into force: from now on, whoever opens what it names waits."""
+        if self._daemon.monitor.tier is Tier.REACT and Operation.READ in self._daemon.monitor.holds:
+            self._mark(bound.gated(*_OPENS), bound.gated(Operation.EXEC))
+
+    def tick(self) -> None:
+        """Mark what has been replaced; mark nothing for sessions that have ended."""
+        if Operation.READ not in self._daemon.monitor.holds or time.monotonic() - self._last_marks < REMARK_S:
+            return
+        if self._daemon.monitor.tier is not Tier.REACT:
+            return
+        self._last_marks = time.monotonic()
+        files: set[bytes] = set()
+        programs: set[bytes] = set()
+        for state in self._daemon.states.values():
+            if prepared := self._daemon.book.in_force(state.digest):
+                files |= prepared.bound.gated(*_OPENS)
+                programs |= prepared.bound.gated(Operation.EXEC)
+        if files or programs:
+            self._mark(files, programs)
+        elif self._gate is not None and self._marked:
+            self._gate.unmark_all()
+            self._marked.clear()
+
+    def file(self, waiter: Waiter) -> Shown | None:
+        """What it is about to open, as it is now."""
+        waiting = self._waiting.get((waiter.process, waiter.tid))
+        return _shown(waiting.opening.fd) if waiting else None
+
+    def settle(self, waiter: Waiter, action: Action) -> None:
+        """Let an open go on, or fail with `EPERM`."""
+        waiting = self._waiting.pop((waiter.process, waiter.tid), None)
+        if waiting is None:
+            return
+        if action is Action.ALLOW:
+            self._let(waiting)
+            return
+        self._refuse(waiting)
+
+    def ended(self, key: ProcessKey) -> None:
+        """A process is gone."""
+        for place in [place for place in self._waiting if place[0] == key]:
+            self._answer(self._waiting.pop(place).opening, allow=False)
+
+    def end(self) -> None:
+        """No open is let go on by this daemon any more."""
+        self._ended = True
+        for waiting in self._waiting.values():
+            self._answer(waiting.opening, allow=False)
+        self._waiting.clear()
+        if self._gate is not None:
+            self._thread.join()
+            self._gate.close()
+
+    # -- marks ------------------------------------------------------------------------------------------------
+
+    def _mark(self, files: set[bytes], programs: set[bytes]) -> None:
+        for path, to_run in ((path, to_run) for to_run, paths in ((False, files), (True, programs)) for path in paths):
+            with contextlib.suppress(OSError):
+                found = os.lstat(path)
+                if not stat.S_ISREG(found.st_mode):
+                    continue
+                if (found.st_dev, found.st_ino) not in self._marked:  # who cannot open it refuses it to everybody
+                    os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
+                # again each time: a number may be another file's by now
+                if self._open_gate().mark(path, to_run=to_run):
+                    self._marked[found.st_dev, found.st_ino] = path
+
+    def _open_gate(self) -> Gate:
+        if self._gate is None:
+            self._gate = Gate()
+            self._loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._serve, args=(self._gate,), name="opens", daemon=True)
+            self._thread.start()
+        return self._gate
+
+    # -- the thread: it opens nothing but files of /proc, which are never marked -----------------------------
+
+    def _serve(self, gate: Gate) -> None:
+        poll = select.poll()
+        poll.register(gate.fd, select.POLLIN)
+        while not self._ended:
+            poll.poll(_POLL_MS)
+            for opening in gate.read():
+                try:
+                    self._sort(gate, opening)
+                except (OSError, RuntimeError, KernelError, ValueError):
+                    gate.answer(opening, allow=True)  # if it is of a session, the kernel stops it
+
+    def _sort(self, gate: Gate, opening: Opening) -> None:
+        found = process.status(opening.tid)
+        key = None
+        if found.tgid != os.getpid():
+            ticks = process.stat(found.tgid).start_ticks
+            key = next((k for k in self._daemon.monitor.listed() if process.is_this(k, found.tgid, ticks)), None)
+        if key is None or self._loop is None:
+            gate.answer(opening, allow=True)
+            return
+        while not self._unseen.acquire(timeout=_POLL_MS / 1000):
+            if self._ended:
+                raise RuntimeError("nobody looks at it any more")
+        self._loop.call_soon_threadsafe(self._opened, opening, key)
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def _opened(self, opening: Opening, key: ProcessKey) -> None:
+        self._unseen.release()
+        try:
+            waiting = None if self._ended else self._judge(opening, key)
+        except (OSError, KernelError):  # it is gone; or nobody can tell: the kernel does
+            waiting = None
+        if waiting is None:
+            self._answer(opening, allow=True)
+            return
+        session = self._daemon.engine.session(waiting.decision.session)
+        if session is not None and self._is_approved(session.id, waiting.decision.same):
+            self._let(waiting)
+            return
+        if sum(w.decision.session == waiting.decision.session for w in self._waiting.values()) >= WAITING_EACH:
+            self._daemon.engine.holds.why[waiting.decision.held] = f"{WAITING_EACH} opens of this session wait already"
+            self._refuse(waiting)
+            return
+        self._waiting[key, opening.tid] = waiting
+        self._daemon.execute_all(self._daemon.engine.handle(waiting.decision, time.time_ns()))
+        self._daemon.settle()
+
+    def _judge(self, opening: Opening, key: ProcessKey) -> _Waiting | None:
+        """What there is to ask; None: nothing. Whatever else rules say of it, they say in the kernel."""
+        daemon = self._daemon
+        shown = _shown(opening.fd)
+        path = self._marked.get((shown.device, shown.inode)) if shown else None
+        acting = daemon.monitor.process(key)
+        session = daemon.engine.session(acting.session) if acting else None
+        if shown is None or path is None or acting is None or session is None:
+            return None
+        state = daemon.states[session.id]
+        prepared = daemon.book.in_force(state.digest)
+        # a script is asked for when it has been started: its file is not known there any more, its name is
+        if opening.to_run:
+            operations = _RUNS if os.pread(opening.fd, 2, 0) != b"#!" else _NOTHING
+        else:
+            operations = opened_for(opening.tid)
+        if prepared is None or not operations:
+            return None
+        tags = prepared.judge.exe_tags(process.executable(key.pid) or b"")
+        verdicts = {operation: prepared.judge.path(operation, path, tags) for operation in sorted(operations)}
+        operation, verdict = max(verdicts.items(), key=lambda item: (item[1].action, item[0]))
+        gated = prepared.bound.gated(operation, rule=verdict.rule)
+        if verdict.action is not Action.HOLD or path not in gated:
+            return None
+        same = _print(path, state.generation, operation, verdict.rule)
+        held = _print(path, same, shown.device, shown.inode, shown.changed_ns, shown.size_bytes)
+        facts = process.status(opening.tid)
+        decision = Decision(
+            boot_ns(), key, opening.tid, process.stat(key.pid).ppid, facts.uids[0], process.stat(opening.tid).comm,
+            session.slot, state.generation, operation, Action.HOLD, Tier.REACT, Flag(0), verdict.rule, Reason.RULE,
+            tags, (shown.device, shown.inode, 0), path, 0, held, same, opens=True,
+        )  # fmt: skip
+        return _Waiting(opening, decision, operations)
+
+    def _is_approved(self, session: str, same: int) -> bool:
+        return self._daemon.monitor.answers.is_approved(self._daemon.states[session].serial, same)
+
+    def _let(self, waiting: _Waiting) -> None:
+        answers, decision, shown = self._daemon.monitor.answers, waiting.decision, _shown(waiting.opening.fd)
+        if decision.operation is not Operation.EXEC:
+            answers.let_open(decision.process, decision.tid, decision.inode[1], waiting.operations)
+        elif shown is not None:
+            answers.let_start(decision.process, shown)
+        self._answer(waiting.opening, allow=True)
+
+    def _refuse(self, waiting: _Waiting) -> None:
+        self._answer(waiting.opening, allow=False)
+        refused = replace(waiting.decision, verdict=Action.DENY, reason=Reason.REFUSED)
+        self._daemon.execute_all(self._daemon.engine.handle(refused, time.time_ns()))
+
+    def _answer(self, opening: Opening, *, allow: bool) -> None:
+        assert self._gate is not None
+        self._gate.answer(opening, allow=allow)
+
+
+def _shown(fd: int) -> Shown | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return Shown(found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size)
+
+
+def _print(path: bytes, *numbers: int) -> int:
+    """A fingerprint, the same for each daemon; never 0."""
+    words = b"".join(struct.pack("=Q", number & (1 << 64) - 1) for number in numbers)
+    return int.from_bytes(hashlib.blake2b(words + path, digest_size=8).digest(), "little") | 1

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a thread that waits in a system call is about to open a file for (``/proc/TID/syscall``, x86-64)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Final
+
+from agentmon.model.operations import Operation
+
+#: Number -> which argument has the flags. Those of 64-bit and 32-bit calls: of each number, only one kind opens a file.
+_FLAGS: Final = {2: 1, 257: 2, 304: 2, 5: 1, 295: 2, 342: 2}
+_CREAT: Final = frozenset((85, 8))
+_OPENAT2: Final = 437  # its flags are in memory
+_EXEC: Final = frozenset((59, 322, 520, 545, 11, 358))
+_X32: Final = 0x40000000
+_EITHER: Final = frozenset((Operation.READ, Operation.WRITE))
+
+
+def opened_for(tid: int) -> frozenset[Operation]:
+    """`READ`, `WRITE`, or both; both where nobody can tell; empty: to run it. Raises OSError when it is gone."""
+    try:
+        with open(f"/proc/{tid}/syscall", encoding="ascii") as file:
+            words = file.read().split()
+    except PermissionError:
+        return _EITHER
+    if len(words) < 7:  # `running`
+        return _EITHER
+    number = int(words[0]) & ~_X32
+    if number in _EXEC:
+        return frozenset()
+    if number in _CREAT:
+        return frozenset((Operation.WRITE,))
+    if number in _FLAGS:
+        return operations_of(int(words[1 + _FLAGS[number]], 16))
+    if number == _OPENAT2:
+        return operations_of(_word(tid, int(words[3], 16)))
+    return _EITHER
+
+
+def operations_of(flags: int) -> frozenset[Operation]:
+    """By the flags of open(2). Access mode 3 is for ioctl(2): it gives out as much as both others."""
+    mode = flags & os.O_ACCMODE
+    reads = mode in (os.O_RDONLY, os.O_RDWR, os.O_ACCMODE)
+    writes = mode != os.O_RDONLY or bool(flags & os.O_TRUNC)
+    return frozenset(operation for operation, does in ((Operation.READ, reads), (Operation.WRITE, writes)) if does)
+
+
+def _word(tid: int, address: int) -> int:
+    try:
+        with open(f"/proc/{tid}/mem", "rb", buffering=0) as file:
+            file.seek(address)
+            return int(struct.unpack("=Q", file.read(8))[0])
+    except (OSError, struct.error, ValueError):
+        return os.O_RDWR

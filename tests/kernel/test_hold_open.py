@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`action: hold` on `read` and `write` of exactly named files in the react tier: their opens wait (fanotify)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.held import agent, agree, approvals, asked, finish
+from tests.support.hosts import Host, wait_for
+
+pytestmark = pytest.mark.tier("react")
+
+
+@pytest.fixture
+def kept(served: Host) -> Path:
+    directory = served.directory / f"kept-{time.monotonic_ns()}"
+    directory.mkdir()
+    (directory / "file").write_text("as shown")
+    return directory
+
+
+@pytest.fixture
+def asks(served: Host, kept: Path) -> Path:
+    rule = f"  - {{id: kept, on: [read, write], paths: ['{kept}/file'], action: hold, reason: ask first}}"
+    return served.policy(rule, "open")
+
+
+OPENS = {
+    "read": ("print(open('file').read())", "as shown", ["read file"]),
+    "append": ("print(open('file', 'a').write('12345'))", "5", ["write file"]),
+    "overwrite": ("print(open('file', 'w').write('12345'))", "5", ["write file"]),
+    "both": ("print(open('file', 'r+').read())", "as shown", ["write file"]),
+    "by another program": ("print(subprocess.run(['cat', 'file'], capture_output=True))", "as shown", ["read file"]),
+    "openat2": (
+        "print(os.read(libc.syscall(437, -100, b'file', struct.pack('QQQ', 0, 0, 0), 24), 99))",
+        "as shown",
+        ["read file"],
+    ),
+    "without blocking": ("print(os.read(os.open('file', os.O_RDONLY | os.O_NONBLOCK), 99))", "as shown", ["read file"]),
+}
+
+
+@pytest.mark.parametrize("how", OPENS)
+def test_an_open_waits_and_goes_on_once_approved(served: Host, kept: Path, asks: Path, how: str) -> None:
+    body, said, wanted = OPENS[how]
+    script = f"import ctypes, os, struct, subprocess\nlibc = ctypes.CDLL(None)\nos.chdir({str(kept)!r})\n{body}"
+    running = agent(served, asks, script)
+    question = asked(served)[0]
+    assert question["object"] == f"{kept}/file"
+    assert (question["rule"], question["reason"]) == ("kept", "ask first")
+    time.sleep(0.7)
+    assert running.poll() is None
+    assert (kept / "file").read_text() == "as shown"  # others do not wait, and nothing has happened
+    assert served.agentmon("approve", question["id"]).returncode == 0
+    seen = [f"{question['operation']} {os.path.basename(question['object'])}", *agree(served, running)]
+    status, out = finish(running)
+    assert (status, said in out) == (0, True), out
+    assert seen == wanted
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_an_open_that_is_denied_fails_and_has_not_happened(served: Host, kept: Path, asks: Path, mode: str) -> None:
+    running = agent(served, asks, f"open('{kept}/file', '{mode}')")
+    assert served.agentmon("deny", asked(served)[0]["id"], "--reason", "not today").returncode == 0
+    status, said = finish(running)
+    assert (status, "PermissionError" in said) == (1, True), said
+    assert "not today" in said  # in the summary of `run`
+    assert (kept / "file").read_text() == "as shown"
+
+
+def test_an_approval_is_for_once_or_for_the_session(served: Host, kept: Path, asks: Path) -> None:
+    running = agent(served, asks, f"for i in range(4):\n    print(open('{kept}/file').read())")
+    first = asked(served)[0]
+    served.agentmon("approve", first["id"])
+    wait_for(lambda: [q for q in approvals(served) if q["id"] != first["id"]], "the second question")
+    served.agentmon("approve", approvals(served)[0]["id"], "--session")
+    status, said = finish(running)
+    assert (status, said.count("as shown")) == (0, 4), said
+
+
+def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, asks: Path) -> None:
+    script = f"""
+        import threading
+        def read():
+            print(open("{kept}/file").read())
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    """
+    running = agent(served, asks, script)
+    wait_for(lambda: [q["waiters"] for q in approvals(served)] == [4], "all to wait for one answer")
+    served.agentmon("approve", asked(served)[0]["id"])
+    status, said = finish(running)
+    assert (status, said.count("as shown")) == (0, 4), said
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "rewritten": lambda file: file.write_text("something else"),
+    "replaced": lambda file: ((file.parent / "x").write_text("something else"), (file.parent / "x").rename(file)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_while_held_is_asked_again(served: Host, kept: Path, asks: Path, change: str) -> None:
+    running = agent(served, asks, f"print(open('{kept}/file').read())")
+    first = asked(served)[0]
+    CHANGES[change](kept / "file")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "changed while it was held" in done.stderr) == (1, True), done.stderr
+    (again,) = approvals(served)
+    assert (again["changed"], again["id"] != first["id"]) == (True, True)
+    served.agentmon("deny", again["id"])
+    assert "PermissionError" in finish(running)[1]
+
+
+def test_a_file_that_was_replaced_is_held_as_well(served: Host, kept: Path, asks: Path) -> None:
+    script = f"""
+        import os, sys, time
+        os.rename("{kept}/other", "{kept}/file")
+        time.sleep(3)  # it is looked for each second
+        print(open("{kept}/file").read())
+    """
+    (kept / "other").write_text("another")
+    running = agent(served, asks, script)
+    served.agentmon("approve", asked(served)[0]["id"])
+    assert "another" in finish(running)[1]
+
+
+def test_what_only_some_programs_wait_for_others_do_not(served: Host, kept: Path) -> None:
+    rule = f"  - {{id: kept, on: read, paths: ['{kept}/file'], exe: ['/**/cat'], action: hold}}"
+    script = f"import subprocess\nprint(open('{kept}/file').read())\nsubprocess.run(['cat', '{kept}/file'])"
+    running = agent(served, served.policy(rule, "some"), script)
+    assert agree(served, running) == ["read file"]
+    status, said = finish(running)
+    assert (status, said.count("as shown")) == (0, 2), said
+
+
+def test_a_script_is_asked_for_to_be_run_and_to_be_read(served: Host, kept: Path) -> None:
+    script = kept / "script"
+    script.write_text("#!/bin/sh\necho as shown\n")
+    script.chmod(0o755)
+    rule = f"  - {{id: kept, on: [exec, read], paths: ['{script}'], action: hold}}"
+    running = agent(served, served.policy(rule, "script"), f"import subprocess\nsubprocess.run(['{script}'])")
+    assert agree(served, running) == ["exec script", "read script"]
+    assert "as shown" in finish(running)[1]
+
+
+def test_sigkill_ends_what_waits(served: Host, kept: Path, asks: Path) -> None:
+    running = agent(served, asks, f"print(open('{kept}/file').read())")
+    os.kill(asked(served)[0]["pid"], signal.SIGKILL)
+    assert finish(running)[0] == 128 + signal.SIGKILL
+    wait_for(lambda: not approvals(served), "the question to end")
+
+
+def test_what_can_only_be_denied_is_said(served: Host, kept: Path) -> None:
+    rules = f"""
+  - {{id: exact, on: read, paths: ['{kept}/file'], action: hold}}
+  - {{id: many, on: read, paths: ['{kept}/**'], action: hold}}
+  - {{id: late, on: read, paths: ['{kept}/other'], action: hold, when: {{risk: high}}}}"""
+    running = agent(served, served.policy(rules, "said"), f"print(open('{kept}/none').read())")
+    assert "denies it: many, late\n" in finish(running)[1]
+
+
+# ---- programs
+
+
+@pytest.fixture
+def runs(served: Host, kept: Path) -> Path:
+    shutil.copy("/bin/echo", kept / "echo")
+    return served.policy(f"  - {{id: kept, on: exec, paths: ['{kept}/echo'], action: hold, reason: ask first}}", "run")
+
+
+def test_a_program_that_is_named_exactly_waits_unseen_by_its_parent(served: Host, kept: Path, runs: Path) -> None:
+    script = f"""
+        import os, signal, sys
+        signal.signal(signal.SIGCHLD, lambda *_: print("signal", flush=True))
+        child = os.posix_spawn("{kept}/echo", ["echo", "hello"], {{}})
+        while not os.WIFEXITED(status := os.waitpid(child, os.WUNTRACED | os.WCONTINUED)[1]):
+            print("it stopped")
+        print("status", status)
+    """
+    running = agent(served, runs, script)
+    question = asked(served)[0]
+    assert (question["operation"], question["object"]) == ("exec", f"{kept}/echo")
+    time.sleep(0.7)
+    served.agentmon("approve", question["id"])
+    status, said = finish(running)
+    assert (status, said.partition("agentmon")[0]) == (0, "hello\nsignal\nstatus 0\n")
+    assert approvals(served) == []
+
+
+def test_a_program_that_is_named_exactly_is_refused_and_not_killed(served: Host, kept: Path, runs: Path) -> None:
+    running = agent(served, runs, f"import os\nos.execv('{kept}/echo', ['echo', 'hello'])")
+    served.agentmon("deny", asked(served)[0]["id"], "--reason", "not today")
+    status, said = finish(running)
+    assert (status, "PermissionError" in said) == (1, True), said
+    assert "not today" in said
+
+
+def test_approved_programs_are_those_that_were_shown(served: Host, kept: Path, runs: Path) -> None:
+    script = f"import subprocess\nfor i in range(3):\n    print(subprocess.run(['{kept}/echo', str(i)]).returncode)"
+    running = agent(served, runs, script)
+    first = asked(served)[0]
+    (kept / "x").write_text("another")
+    (kept / "x").rename(kept / "echo")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "changed while it was held" in done.stderr) == (1, True), done.stderr
+    served.agentmon("deny", approvals(served)[0]["id"])
+    assert "PermissionError" in finish(running)[1]
+
+
+def test_a_program_waits_on_for_the_next_daemon(tmp_path: Path) -> None:
+    """Its open goes on when the daemon dies; then it is stopped."""
+    program = tmp_path / "echo"
+    shutil.copy("/bin/echo", program)
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
+        daemon = host.start()
+        script = f"import subprocess\nprint(subprocess.run(['{program}', 'hello']).returncode, flush=True)"
+        running = agent(host, policy, script)
+        asked(host)
+        daemon.kill()
+        daemon.wait()
+        host.start()
+        host.agentmon("approve", asked(host)[0]["id"])
+        assert running.stdout is not None
+        assert [running.stdout.readline(), running.stdout.readline()] == ["hello\n", "0\n"]
+        running.kill()
+        running.communicate()
+
+
+# ---- the kernel lets all go on when nobody answers any more
+
+
+def test_an_open_is_not_let_go_on_by_the_end_of_the_daemon(tmp_path: Path) -> None:
+    kept = tmp_path / "file"
+    kept.write_text("as shown")
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: read, paths: ['{kept}'], action: hold}}")
+        daemon = host.start()
+        script = f"import subprocess\nprint(subprocess.run(['cat', '{kept}']).returncode, flush=True)"
+        running = agent(host, policy, script)
+        asked(host)
+        daemon.kill()
+        daemon.wait()
+        assert running.stdout is not None
+        assert running.stdout.readline() == "-9\n"
+        running.kill()
+        running.communicate()
+
+
+def test_a_stopped_daemon_denies_what_waits(tmp_path: Path) -> None:
+    kept = tmp_path / "file"
+    kept.write_text("as shown")
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: read, paths: ['{kept}'], action: hold}}")
+        daemon = host.start()
+        script = f"import subprocess\nprint(subprocess.run(['cat', '{kept}']).returncode, flush=True)"
+        running = agent(host, policy, script)
+        asked(host)
+        daemon.terminate()
+        daemon.wait()
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1\n"
+        running.kill()
+        running.communicate()
+
+
+def test_the_next_daemon_holds_opens_too(tmp_path: Path) -> None:
+    kept = tmp_path / "file"
+    kept.write_text("as shown")
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: kept, on: read, paths: ['{kept}'], action: hold}}")
+        daemon = host.start()
+        script = f"import sys\nsys.stdin.readline()\nprint(open('{kept}').read(), flush=True)"
+        words = ["run", "-p", policy, "--", "/usr/bin/python3", "-c", script]
+        running = host.spawn(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        wait_for(lambda: host.json("ps")["sessions"], "the session")
+        daemon.kill()
+        daemon.wait()
+        host.start()
+        time.sleep(1.5)
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write("go\n")
+        running.stdin.flush()
+        host.agentmon("approve", asked(host)[0]["id"])
+        assert running.stdout.readline() == "as shown\n"
+        running.kill()
+        running.communicate()
