@@ -24,7 +24,8 @@ def register(subparsers: Any) -> None:
         only when all of them were really stopped; then the exit status is 0, else 1.
 
         Postures: `prevents` (refused before any effect), `stops` (killed before it could use the
-        result), `detects` (only recorded), `blind`.
+        result), `detects` (only recorded), `blind`. HOLD is what becomes of what a rule holds: it
+        waits for an answer, always or only where the rule names the file exactly, or is denied.
         """,
         """
         sudo agentmon doctor
@@ -72,7 +73,7 @@ def _own(skip: list[str], state: Path) -> dict[str, Any]:
     from agentmon.kernel import canary, objects
     from agentmon.kernel.host import BPFFS
     from agentmon.kernel.monitor import Monitor
-    from agentmon.model.operations import OPERATIONS
+    from agentmon.model.operations import OPERATIONS, hold_word
 
     for stale in BPFFS.glob("agentmon-doctor-*"):
         if not Path("/proc", stale.name.rpartition("-")[2]).exists():
@@ -90,7 +91,14 @@ def _own(skip: list[str], state: Path) -> dict[str, Any]:
             "enforcing": health.enforcing,
             "error": health.error,
             "programs": monitor.programs(),
-            "posture": {op.word: {"posture": str(health.posture(op)), "note": notes.get(op, "")} for op in OPERATIONS},
+            "posture": {
+                op.word: {
+                    "posture": str(health.posture(op)),
+                    "hold": hold_word(monitor.tier, monitor.holds, op),
+                    "note": notes.get(op, ""),
+                }
+                for op in OPERATIONS
+            },
             "canaries": [
                 {"operation": f.operation.word, "attempt": f.attempt, "posture": str(f.posture), "note": f.note}
                 for f in health.findings

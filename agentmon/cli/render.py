@@ -48,8 +48,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 def postures(posture: dict[str, Any]) -> Table:
     """The posture per operation, with its honest note."""
     return table(
-        ("OPERATION", "POSTURE", "NOTE"),
-        [(operation, styled(value["posture"]), value["note"]) for operation, value in posture.items()],
+        ("OPERATION", "POSTURE", "HOLD", "NOTE"),
+        [(word, styled(value["posture"]), value["hold"], value["note"]) for word, value in posture.items()],
     )
 
 

@@ -40,7 +40,7 @@ from agentmon.engine import Session
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
 from agentmon.kernel import canary
 from agentmon.model.conditions import Risk
-from agentmon.model.operations import OPERATIONS
+from agentmon.model.operations import OPERATIONS, hold_word
 from agentmon.model.records import Record
 
 if TYPE_CHECKING:
@@ -127,7 +127,15 @@ class Verbs:
     def _posture(self) -> dict[str, Any]:
         daemon = self._daemon
         notes = canary.NOTES.get(daemon.monitor.tier, {})
-        return {op.word: {"posture": str(daemon.health.posture(op)), "note": notes.get(op, "")} for op in OPERATIONS}
+        tier, able = daemon.monitor.tier, daemon.monitor.holds
+        return {
+            op.word: {
+                "posture": str(daemon.health.posture(op)),
+                "hold": hold_word(tier, able, op),
+                "note": notes.get(op, ""),
+            }
+            for op in OPERATIONS
+        }
 
     def _ps(self, caller: Caller) -> dict[str, Any]:
         daemon = self._daemon

@@ -7,6 +7,7 @@ The numbers are those of ``bpf/events.h``; ``tests/unit/kernel/test_wire.py`` ho
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 
 
 class Operation(enum.IntEnum):
@@ -174,6 +175,16 @@ HELD = {
     Tier.LSM: HOLDABLE,
     Tier.REACT: (Operation.EXEC, Operation.READ, Operation.WRITE, Operation.CONNECT, Operation.SEND),
 }
+
+
+def hold_word(tier: Tier, able: Collection[Operation], operation: Operation) -> str:
+    """What becomes of what a rule holds, where `able` can wait: in a word or two; "" if no rule can hold it."""
+    if operation not in HOLDABLE:
+        return ""
+    if operation not in able:
+        return "denied"
+    by_name = tier is Tier.REACT and operation in (Operation.READ, Operation.WRITE)
+    return "waits if named exactly" if by_name else "waits"
 
 
 class Posture(enum.StrEnum):
