@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agentmon.control.protocol import Peer, RefusedError
+from agentmon.daemon.opens import is_own
 from agentmon.daemon.policies import Prepared, Source
 from agentmon.daemon.requests import Enroll
 from agentmon.daemon.state import SessionState
@@ -95,12 +96,12 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
     state = SessionState(
         session.id, slot, serial, prepared.name, policy_slot, generation, prepared.digest, source.text, source.file,
         request.workspace, home, user, uid, session.command, session.started_ns, list(prepared.compiled.rules),
-        first_generation=generation,
+        first_generation=generation, by_root=not peer.uid,
     )  # fmt: skip
     daemon.states[session.id] = state
     engine.open(session)
     try:
-        daemon.holding.expect(prepared.bound)
+        daemon.holding.expect(prepared.bound, peer.uid)
         daemon.names.open(session.id, prepared.compiled)
         with Freezer() as freezer:
             return _mark(daemon, peer, request, session, state, prepared, freezer)
@@ -149,10 +150,10 @@ def _mark(
     if not request.waiting:
         refuse_unaccepted(findings, request.accept)
     found = [] if request.waiting else orphans({key.pid for key in keys})
-    return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor))
+    return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor, peer.uid))
 
 
-def _unheld(bound: BoundPolicy, monitor: Monitor) -> list[str]:
+def _unheld(bound: BoundPolicy, monitor: Monitor, uid: int) -> list[str]:
     def waits(bound: BoundRule) -> bool:
         """By its arguments a program is told when the one before is gone: then the LSM tier can only end it."""
         told = bound.rule.argv is not None or bound.rule.except_argv is not None
@@ -163,7 +164,8 @@ def _unheld(bound: BoundPolicy, monitor: Monitor) -> list[str]:
             return False
         if not bound.operations & {Operation.READ, Operation.WRITE}:
             return True
-        return bound.waits_by_name and bool(bound.includes) and all(glob.exact for glob in bound.includes)
+        paths = [glob.exact for glob in bound.includes]
+        return bound.waits_by_name and bool(paths) and all(path and (not uid or is_own(path, uid)) for path in paths)
 
     rules = [r.rule.id for r in bound.rules if r.action is Action.HOLD and not waits(r)]
     able = monitor.holds - {Operation.READ, Operation.WRITE} if monitor.tier is Tier.REACT else monitor.holds

@@ -77,9 +77,9 @@ class Holding:
         self._looked_s = 0.0
         self._sweep: Future[None] | None = None
 
-    def expect(self, bound: BoundPolicy) -> None:
-        """This policy is put into force: what that takes is made ready before anybody is held, or stopped, by it."""
-        self._opens.expect(bound)
+    def expect(self, bound: BoundPolicy, uid: int) -> None:
+        """A user puts this policy into force: what that takes is made ready before anybody is held by it."""
+        self._opens.expect(bound, uid)
         if bound.holds:
             self._mover.submit(self._watch_over)
 

@@ -57,6 +57,13 @@ class _Waiting:
     operations: frozenset[Operation]
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    path: bytes
+    to_run: bool
+    uid: int  # of an ordinary user, only own files: everybody who opens it comes by
+
+
 class Opens:
     """The opens that wait, and the files that are marked for it."""
 
@@ -70,10 +77,10 @@ class Opens:
         self._waiting: dict[tuple[ProcessKey, int], _Waiting] = {}
         self._last_marks = 0.0
 
-    def expect(self, bound: BoundPolicy) -> None:
-        """This policy is put into force: from now on, whoever opens what it names waits."""
+    def expect(self, bound: BoundPolicy, uid: int) -> None:
+        """A user puts this policy into force: from now on, whoever opens what it names waits."""
         if self._daemon.monitor.tier is Tier.REACT and Operation.READ in self._daemon.monitor.holds:
-            self._mark(bound.gated(*_OPENS), bound.gated(Operation.EXEC))
+            self._mark(_wanted(bound, uid))
 
     def tick(self) -> None:
         """Mark what has been replaced; mark nothing for sessions that have ended."""
@@ -82,14 +89,12 @@ class Opens:
         if self._daemon.monitor.tier is not Tier.REACT:
             return
         self._last_marks = time.monotonic()
-        files: set[bytes] = set()
-        programs: set[bytes] = set()
+        wanted: set[_Mark] = set()
         for state in self._daemon.states.values():
             if prepared := self._daemon.book.in_force(state.digest):
-                files |= prepared.bound.gated(*_OPENS)
-                programs |= prepared.bound.gated(Operation.EXEC)
-        if files or programs:
-            self._mark(files, programs)
+                wanted |= _wanted(prepared.bound, 0 if state.by_root else state.uid)
+        if wanted:
+            self._mark(wanted)
         elif self._gate is not None and self._marked:
             self._gate.unmark_all()
             self._marked.clear()
@@ -126,17 +131,26 @@ class Opens:
 
     # -- marks ------------------------------------------------------------------------------------------------
 
-    def _mark(self, files: set[bytes], programs: set[bytes]) -> None:
-        for path, to_run in ((path, to_run) for to_run, paths in ((False, files), (True, programs)) for path in paths):
+    def _mark(self, wanted: set[_Mark]) -> None:
+        for mark in wanted:
             with contextlib.suppress(OSError):
-                found = os.lstat(path)
-                if not stat.S_ISREG(found.st_mode):
-                    continue
-                if (found.st_dev, found.st_ino) not in self._marked:  # who cannot open it refuses it to everybody
-                    os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
-                # again each time: a number may be another file's by now
-                if self._open_gate().mark(path, to_run=to_run):
-                    self._marked[found.st_dev, found.st_ino] = path
+                fd = os.open(mark.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    self._mark_file(fd, mark)
+                finally:
+                    os.close(fd)
+
+    def _mark_file(self, fd: int, mark: _Mark) -> None:
+        """By its descriptor: the path may soon be another file's. Raises OSError when it cannot be opened here."""
+        name = b"/proc/self/fd/%d" % fd
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or os.readlink(name) != mark.path or mark.uid not in (0, found.st_uid):
+            return
+        if (found.st_dev, found.st_ino) not in self._marked:  # who cannot open it refuses it to everybody
+            os.close(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        # again each time: a number may be another file's by now
+        if self._open_gate().mark(name, to_run=mark.to_run):
+            self._marked[found.st_dev, found.st_ino] = mark.path
 
     def _open_gate(self) -> Gate:
         if self._gate is None:
@@ -156,12 +170,12 @@ class Opens:
             for opening in gate.read():
                 try:
                     self._sort(gate, opening)
-                except (OSError, RuntimeError, KernelError, ValueError):
+                except Exception:  # noqa: BLE001 whatever it is, nobody on this host may wait for it
                     gate.answer(opening, allow=True)  # if it is of a session, the kernel stops it
 
     def _sort(self, gate: Gate, opening: Opening) -> None:
-        found = process.status(opening.tid)
         key = None
+        found = process.status(opening.tid)
         if found.tgid != os.getpid():
             ticks = process.stat(found.tgid).start_ticks
             key = next((k for k in self._daemon.monitor.listed() if process.is_this(k, found.tgid, ticks)), None)
@@ -179,7 +193,7 @@ class Opens:
         self._unseen.release()
         try:
             waiting = None if self._ended else self._judge(opening, key)
-        except (OSError, KernelError):  # it is gone; or nobody can tell: the kernel does
+        except (OSError, KernelError, LookupError, ValueError):  # it is gone; or nobody can tell: the kernel does
             waiting = None
         if waiting is None:
             self._answer(opening, allow=True)
@@ -249,6 +263,19 @@ class Opens:
     def _answer(self, opening: Opening, *, allow: bool) -> None:
         assert self._gate is not None
         self._gate.answer(opening, allow=allow)
+
+
+def is_own(path: bytes, uid: int) -> bool:
+    """Whether there is such a file now, and it is that user's."""
+    try:
+        return os.lstat(path).st_uid == uid
+    except OSError:
+        return False
+
+
+def _wanted(bound: BoundPolicy, uid: int) -> set[_Mark]:
+    files = {_Mark(path, False, uid) for path in bound.gated(*_OPENS)}
+    return files | {_Mark(path, True, uid) for path in bound.gated(Operation.EXEC)}
 
 
 def _shown(fd: int) -> Shown | None:

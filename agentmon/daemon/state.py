@@ -57,6 +57,7 @@ class SessionState:
     #: While a reload is under way: the policy before it. The kernel knows which of the two is in force.
     before: InForce | None = None
     first_generation: int = 0  # that it was enrolled under
+    by_root: bool = False  # who put it under the policy in force
 
     @property
     def in_force(self) -> InForce:

@@ -212,7 +212,8 @@ class Verbs:
         prepared = reloading.prepare(self._daemon, peer, request, state)
         if request.dry_run:
             return {"session": session.id, **reloading.dry_run(self._daemon, state, prepared)}
-        self._daemon.holding.expect(prepared.bound)
+        self._daemon.holding.expect(prepared.bound, peer.uid)
+        state.by_root = not peer.uid  # kept with the policy by `reload`
         done = reloading.reload(self._daemon, peer, request, session, prepared)
         return {
             "session": session.id, "changed": done.changed, "policy": done.new.policy, "was": done.old.policy,

@@ -25,7 +25,6 @@ _UNLIMITED_QUEUE: Final = 0x10
 _UNLIMITED_MARKS: Final = 0x20
 _REPORT_TID: Final = 0x100
 _MARK_ADD: Final = 0x1
-_MARK_DONT_FOLLOW: Final = 0x4
 _MARK_FLUSH: Final = 0x80
 _OPEN_PERM: Final = 0x10000
 _OPEN_EXEC_PERM: Final = 0x40000
@@ -72,23 +71,22 @@ class Gate:
             raise NotSupportedError(f"fanotify permission events: {os.strerror(ctypes.get_errno())}")
 
     def mark(self, path: bytes, *, to_run: bool) -> bool:
-        """From now on, whoever opens this file (`to_run`: runs it) waits; a link is not followed. False: nobody does.
+        """From now on, whoever opens this file (`to_run`: runs it) waits; links are followed. False: nobody does.
 
         The caller must have opened it once: who waits is refused if the file cannot be opened here.
         """
-        how = _MARK_ADD | _MARK_DONT_FOLLOW
         what = _OPEN_EXEC_PERM if to_run else _OPEN_PERM
-        return bool(self._libc.fanotify_mark(self.fd, how, what, _AT_FDCWD, path) == 0)
+        return bool(self._libc.fanotify_mark(self.fd, _MARK_ADD, what, _AT_FDCWD, path) == 0)
 
     def unmark_all(self) -> None:
         """Nobody waits from now on; who waits already still does."""
         self._libc.fanotify_mark(self.fd, _MARK_FLUSH, 0, _AT_FDCWD, None)
 
     def read(self) -> list[Opening]:
-        """Who waits since the last call; does not block."""
+        """Who waits since the last call; does not block. Who cannot be told of (no descriptor is left) is refused."""
         try:
             data = os.read(self.fd, _READ_BYTES)
-        except BlockingIOError:
+        except OSError:
             return []
         found: list[Opening] = []
         while len(data) >= EVENT.size:
@@ -102,7 +100,8 @@ class Gate:
         """Let it go on, or fail with EPERM; once. Whoever does not wait any more needs no answer."""
         with contextlib.suppress(OSError):
             os.write(self.fd, RESPONSE.pack(opening.fd, _ALLOW if allow else _DENY))
-        os.close(opening.fd)
+        with contextlib.suppress(OSError):
+            os.close(opening.fd)
 
     def close(self) -> None:
         """Whoever waits goes on."""

@@ -66,6 +66,12 @@ def test_an_open_waits_and_goes_on_once_approved(served: Host, kept: Path, asks:
     assert seen == wanted
 
 
+def test_a_32_bit_open_waits_too(served: Host, kept: Path, asks: Path, program: Callable[[str], Path]) -> None:
+    running = agent(served, asks, f"import os\nos.execv('{program('open_int80')}', ['x', '{kept}/file'])")
+    assert agree(served, running) == ["read file"]
+    assert finish(running)[0] == 0
+
+
 @pytest.mark.parametrize("mode", ["r", "w"])
 def test_an_open_that_is_denied_fails_and_has_not_happened(served: Host, kept: Path, asks: Path, mode: str) -> None:
     running = agent(served, asks, f"open('{kept}/file', '{mode}')")
@@ -100,6 +106,26 @@ def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, as
     served.agentmon("approve", asked(served)[0]["id"])
     status, said = finish(running)
     assert (status, said.count("as shown")) == (0, 4), said
+
+
+def test_who_opens_too_much_at_once_is_refused_and_nobody_else_waits(served: Host, kept: Path, asks: Path) -> None:
+    script = f"""
+        import threading
+        def read():
+            try:
+                print(open("{kept}/file").read())
+            except PermissionError:
+                print("refused")
+        threads = [threading.Thread(target=read) for _ in range(200)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    """
+    running = agent(served, asks, script)
+    wait_for(lambda: [q["waiters"] for q in approvals(served)] == [64], "as many to wait as may")
+    assert (kept / "file").read_text() == "as shown"
+    served.agentmon("approve", asked(served)[0]["id"])
+    status, said = finish(running)
+    assert (status, said.count("as shown"), said.count("refused\n")) == (0, 64, 136), said
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
