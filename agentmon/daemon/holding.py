@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from agentmon.host.parking import Parking, ParkingError, empty
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.host import cgroup2_root
 from agentmon.model.events import ProcessKey, Shown
-from agentmon.model.operations import Action, Operation
+from agentmon.model.operations import Action, Operation, Tier
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
@@ -80,8 +80,10 @@ class Holding:
     def expect(self, bound: BoundPolicy, uid: int) -> None:
         """A user puts this policy into force: what that takes is made ready before anybody is held by it."""
         self._opens.expect(bound, uid)
-        if bound.holds:
-            self._mover.submit(self._watch_over)
+        if bound.holds and self._warden is None:
+            started = self._mover.submit(self._watch_over)
+            if Operation.EXEC in self._daemon.monitor.holds and self._daemon.monitor.tier is Tier.REACT:
+                wait([started])  # what is stopped before it is known of here needs it already
 
     def park(self, waiter: Waiter) -> None:
         """Freeze its process; what cannot be frozen is denied. Who waits in an open need not be."""

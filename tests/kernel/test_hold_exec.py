@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.daemon import holding
 from tests.support.held import agent, agree, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 
@@ -145,6 +146,23 @@ def test_a_script_by_another_name_is_asked_for_and_runs(served: Host, kept: Path
     (kept / "link").symlink_to("script")
     running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/link']).returncode)")
     assert agree(served, running) == ["exec link"]
+    assert "as shown\n0\n" in finish(running)[1]
+
+
+def test_a_script_runs_however_long_its_interpreter_takes_to_open_it(served: Host, kept: Path, asks: Path) -> None:
+    """By then the kernel's tables are cleared of what was used."""
+    (kept / "sitecustomize.py").write_text("import os, time\nwhile not os.path.exists('go'): time.sleep(0.1)\n")
+    (kept / "slow").write_text(f"#!{sys.executable}\nprint('as shown')\n")
+    (kept / "slow").chmod(0o755)
+    body = f"""
+        import os, subprocess
+        os.chdir("{kept}")
+        print(subprocess.run(["{kept}/slow"], env=os.environ | {{"PYTHONPATH": "{kept}"}}).returncode)
+    """
+    running = agent(served, asks, body)
+    served.agentmon("approve", asked(served)[0]["id"])
+    time.sleep(holding.KEPT_S + 2)
+    (kept / "go").touch()
     assert "as shown\n0\n" in finish(running)[1]
 
 
