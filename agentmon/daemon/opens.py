@@ -182,17 +182,18 @@ class Opens:
         if key is None or self._loop is None:
             gate.answer(opening, allow=True)
             return
+        operations = _NOTHING if opening.to_run else opened_for(opening.tid)
         while not self._unseen.acquire(timeout=_POLL_MS / 1000):
             if self._ended:
                 raise RuntimeError("nobody looks at it any more")
-        self._loop.call_soon_threadsafe(self._opened, opening, key)
+        self._loop.call_soon_threadsafe(self._opened, opening, key, operations)
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
-    def _opened(self, opening: Opening, key: ProcessKey) -> None:
+    def _opened(self, opening: Opening, key: ProcessKey, operations: frozenset[Operation]) -> None:
         self._unseen.release()
         try:
-            waiting = None if self._ended else self._judge(opening, key)
+            waiting = None if self._ended else self._judge(opening, key, operations)
         except (OSError, KernelError, LookupError, ValueError):  # it is gone; or nobody can tell: the kernel does
             waiting = None
         if waiting is None:
@@ -210,7 +211,7 @@ class Opens:
         self._daemon.execute_all(self._daemon.engine.handle(waiting.decision, time.time_ns()))
         self._daemon.settle()
 
-    def _judge(self, opening: Opening, key: ProcessKey) -> _Waiting | None:
+    def _judge(self, opening: Opening, key: ProcessKey, operations: frozenset[Operation]) -> _Waiting | None:
         """What there is to ask; None: nothing. Whatever else rules say of it, they say in the kernel."""
         daemon = self._daemon
         shown = _shown(opening.fd)
@@ -224,8 +225,6 @@ class Opens:
         # a script is asked for when it has been started: its file is not known there any more, its name is
         if opening.to_run:
             operations = _RUNS if os.pread(opening.fd, 2, 0) != b"#!" else _NOTHING
-        else:
-            operations = opened_for(opening.tid)
         if prepared is None or not operations:
             return None
         tags = prepared.judge.exe_tags(process.executable(key.pid) or b"")
