@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 Boots = Callable[[str], Any]
+#: What each guest took, to be told at the end: that is where the time of all tests goes.
+_TOOK = pytest.StashKey[dict[str, str]]()
 
 
 @pytest.fixture(scope="session")
@@ -34,4 +36,17 @@ def _boots(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Fut
 @pytest.fixture
 def booted(request: pytest.FixtureRequest, _boots: dict[tuple[str, str], Future[Any]]) -> Boots:
     """The result of this module's ``boot``; its exceptions are raised here."""
-    return lambda name="": _boots[request.module.__name__, name].result()
+
+    def result(name: str = "") -> Any:
+        found = _boots[request.module.__name__, name].result()
+        if hasattr(request.module, "took") and not isinstance(found, str):
+            request.config.stash.setdefault(_TOOK, {})[name] = request.module.took(found)
+        return found
+
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How long the tests took inside of each guest."""
+    for name, line in config.stash.get(_TOOK, {}).items():
+        terminalreporter.write_line(f"guest {name}: {line}")

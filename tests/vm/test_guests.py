@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -118,9 +119,10 @@ INNER = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_family=xun
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One test of a guest: ``passed``, ``failed``, ``error`` or ``skipped``, with its report."""
+    """One test of a guest: ``passed``, ``failed``, ``error`` or ``skipped``, with how long it took and its report."""
 
     word: str
+    seconds: float
     text: str = ""
 
 
@@ -162,14 +164,24 @@ def boot(kernel: str) -> dict[str, Outcome] | str:
         return _parse(report.read_text())
 
 
+def took(results: dict[str, Outcome]) -> str:
+    """How long a guest's tests took, in seconds, and which files most of it."""
+    files = Counter[str]()
+    for name, outcome in results.items():
+        files[name.split(".")[2].removeprefix("test_")] += round(outcome.seconds)
+    slowest = ", ".join(f"{file} {seconds}" for file, seconds in files.most_common(8))
+    return f"{len(results)} tests in {files.total()} s: {slowest}"
+
+
 def _parse(junit: str) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     for case in ET.fromstring(junit).iter("testcase"):
-        outcome = Outcome("passed")
+        seconds = float(case.get("time", 0))
+        outcome = Outcome("passed", seconds)
         for child in case:
             if child.tag in {"failure", "error", "skipped"}:
                 word = {"failure": "failed"}.get(child.tag, child.tag)
-                outcome = Outcome(word, f"{child.get('message', '')}\n{child.text or ''}")
+                outcome = Outcome(word, seconds, f"{child.get('message', '')}\n{child.text or ''}")
         found[f"{case.get('classname')}.{case.get('name')}"] = outcome
     return found
 
