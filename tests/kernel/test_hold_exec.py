@@ -216,9 +216,9 @@ def test_a_program_is_held_by_its_arguments(served: Host, kept: Path) -> None:
     )
     script = f"""
         import subprocess
-        print(subprocess.run(["{kept}/echo", "pull"]).returncode)
-        print(subprocess.run(["{kept}/echo", "push", "now"]).returncode)
-        print(subprocess.run(["{kept}/echo", "push", "then"]).returncode)
+        print(subprocess.run(["{kept}/echo", "pull"]).returncode, flush=True)
+        print(subprocess.run(["{kept}/echo", "push", "now"]).returncode, flush=True)
+        print(subprocess.run(["{kept}/echo", "push", "then"]).returncode, flush=True)
     """
     running = agent(served, policy, script)
     question = asked(served)[0]
