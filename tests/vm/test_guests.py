@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The behaviour tests of ``tests/kernel`` in the LSM tier, on each supported kernel; x32 in both tiers.
+"""The behaviour tests of ``tests/kernel`` on the supported kernels, most of them in the LSM tier.
 
 Each guest is booted once; each of its tests is one test here.
 """
@@ -83,12 +83,15 @@ SHORT = {
 # With AGENTMON_GUESTS=all, before a release: all of it on each kernel, in hours.
 AGENTS = _files("run", "enroll", "told", "top", "hold", "approvals", "parking", "fence_survives")
 DAEMONS = _files("missing_programs", "resolver", "other_resolvers", "reload_daemon")
+REACT = _files("exec", "hold", "hold_exec", "hold_open", "network", "operations", "tracking")
 ALL = {
     "6.12-agents": Guest("6.12", PREEMPT, only=AGENTS),
     "6.1": Guest("6.1", PREEMPT, left_out=AGENTS + DAEMONS),
     "6.12-daemons": Guest("6.12", PREEMPT, only=DAEMONS),
     "7.2": Guest("7.2", left_out=AGENTS + DAEMONS),
     "6.12": Guest("6.12", PREEMPT, left_out=AGENTS + DAEMONS),
+    "6.1-react": Guest("6.1", f"lsm=landlock,yama {PREEMPT}", "react", REACT),
+    "7.2-react": Guest("7.2", "lsm=landlock,yama", "react", REACT),
     **OTHER,
 }
 GUESTS = {"": SHORT, "short": SHORT, "all": ALL}[os.environ.get("AGENTMON_GUESTS", "")]
@@ -127,9 +130,9 @@ class Outcome:
 
 
 @functools.cache
-def names() -> list[str]:
-    """The node ids of the behaviour tests, as a guest in the LSM tier would collect them."""
-    environment = os.environ | {"AGENTMON_TEST_TIER": "lsm", "AGENTMON_REQUIRE": ""}
+def names(tier: str) -> list[str]:
+    """The node ids of the behaviour tests, as a guest in that tier would collect them."""
+    environment = os.environ | {"AGENTMON_TEST_TIER": tier, "AGENTMON_REQUIRE": ""}
     words = [sys.executable, *INNER, "--collect-only", "tests/kernel"]
     done = subprocess.run(words, cwd=image.CHECKOUT, env=environment, check=False, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("tests/kernel/") and "::" in line]
@@ -139,7 +142,7 @@ def names() -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each kernel with each behaviour test, kernel by kernel."""
     if "name" in metafunc.fixturenames:
-        pairs = [(k, n) for k, guest in GUESTS.items() for n in names() if guest.runs(n)]
+        pairs = [(k, n) for k, guest in GUESTS.items() for n in names(guest.tier) if guest.runs(n)]
         metafunc.parametrize("kernel,name", pairs)
 
 
