@@ -306,8 +306,7 @@ struct am_answer {
 
 /* React: a process that is stopped before the first instruction of its program, see halt.bpf.h. */
 struct am_halted {
-	__u64 object
-		[2]; /* what is asked for, as in am_hold_key; the second, if there is one, is a script's interpreter */
+	__u64 object[2]; /* as in am_hold_key; the second: of a script's interpreter */
 	__u64 asked_ns; /* boot time */
 	__u32 session; /* slot */
 	__u32 generation; /* of the policy whose rule holds it */
