@@ -105,8 +105,9 @@ static __always_inline int halt(const struct am_actor *a, const struct am_job *j
 	fresh.session = a->proc.session;
 	fresh.generation = a->generation;
 	if (is_approved(a, job->same, now)) {
-		/* the script that its interpreter opens by this name is it as well */
+		/* the script that its interpreter opens by this name is it as well, if the name leads there yet */
 		fresh.released = fresh.any = 1;
+		fresh.object[0] = job->same;
 		if (script && bpf_map_update_elem(&halted, &key, &fresh, BPF_NOEXIST))
 			return am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
 		return am_say(AM_ALLOW, AM_APPROVED);
@@ -149,21 +150,33 @@ static __always_inline bool was_let_run(const struct am_actor *a, const struct a
 {
 	struct am_proc_key key = a->key;
 	struct am_halted *h = bpf_map_lookup_elem(&halted, &key);
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct am_approval_key name = {};
 	struct am_hold_key k = {};
 	struct am_answer *answer;
 	bool let;
 
-	if (is_approved(a, job->same, bpf_ktime_get_boot_ns()))
+	if (is_approved(a, job->same, now))
 		return true;
 	if (!h || !h->released)
 		return false;
+	if (h->any) {
+		/* a name (a symbolic link) that leads elsewhere than when it was approved: the next one asks again */
+		name.serial = a->proc.serial;
+		name.what = h->object[0];
+		let = is_approved(a, mix(name.what + job->ino), now);
+		if (!let)
+			bpf_map_delete_elem(&approvals, &name);
+		bpf_map_delete_elem(&halted, &key);
+		return let;
+	}
 	k.start_ns = key.start_ns;
 	k.tgid = key.tgid;
 	k.tid = key.tgid;
 	k.object = h->object[0];
 	answer = bpf_map_lookup_elem(&answers, &k);
-	let = h->any || (h->script && answer && answer->verdict == AM_ALLOW &&
-			 answer->ino == job->ino && answer->contents == contents);
+	let = h->script && answer && answer->verdict == AM_ALLOW && answer->ino == job->ino &&
+	      answer->contents == contents;
 	bpf_map_delete_elem(&halted, &key);
 	return let;
 }

@@ -348,7 +348,7 @@ static __noinline void check_halted(struct task_struct *t)
 	k.tid = key.tgid;
 	for (int i = 0; i < 2; i++) {
 		k.object = h->object[i];
-		if (!k.object)
+		if (!k.object || (!i && h->any))
 			continue;
 		answer = bpf_map_lookup_elem(&answers, &k);
 		if (answer && answer->verdict == AM_ALLOW && now < answer->until_ns)

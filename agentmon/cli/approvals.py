@@ -127,6 +127,7 @@ def _held(approval: dict[str, Any]) -> str:
     now_ns = time.time_ns()
     lines = [
         f"{approval['id']}  {approval['session']}  {approval['operation']} {approval['object']}",
+        f"  which leads to {approval['file']}" if approval.get("file") else "",
         "  CHANGED while it was held: look again" if approval["changed"] else "",
         f"  rule {approval['rule'] or 'default'}{because}",
         f"  asked by {approval['pid']}: {' '.join(approval['command']) or approval['comm']}",

@@ -105,7 +105,7 @@ def _told(approval: Approval) -> dict[str, Any]:
     first = approval.waiters[0].process
     return {
         "id": approval.id, "session": approval.session, "pid": first.pid, "comm": approval.comm,
-        "operation": approval.operation, "object": approval.object, "rule": approval.rule,
+        "operation": approval.operation, "object": approval.object, "file": approval.file, "rule": approval.rule,
         "reason": approval.reason, "changed": approval.changed, "asked_ns": approval.asked_ns,
         "deadline_ns": approval.deadline_ns, "waiters": len(approval.waiters),
         "scope_help": f"{approval.operation} of {approval.object}, by whatever this session runs, until it ends",

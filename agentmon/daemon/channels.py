@@ -141,6 +141,8 @@ def told(message: Message) -> tuple[str, str]:
     }[message["event"]]
     reason = f": {message['reason']}" if message["reason"] else ""
     lines = [f"{message['operation']} {message['object']}", f"rule {message['rule'] or 'default'}{reason}"]
+    if message.get("file"):
+        lines.insert(1, f"which leads to {message['file']}")
     if message["command"]:
         lines.append(f"by {message['command']}")
     if message["event"] != "expired":

@@ -179,8 +179,13 @@ class Holding:
                 continue
             if approval.shown is None and (file := self._look(waiter, approval.object)):
                 approval.shown = (file.device, file.inode, file.changed_ns, file.size_bytes)
-            if waiter.script and (shown := _shown(approval)):
+            if not waiter.script:
+                continue
+            if shown := _shown(approval):
                 self._shown[waiter.process, waiter.held] = shown
+            path = process.resolve_script(waiter.process.pid, os.fsencode(approval.object))
+            if path and not approval.file and (name := os.fsdecode(path)) != approval.object:
+                approval.file = name
 
     def _look(self, waiter: Waiter, name: str) -> Shown | None:
         """What it waits for, as it is now: the file that it opens, or its program; None: that is not there."""
@@ -195,7 +200,10 @@ class Holding:
         daemon = self._daemon
         session = daemon.engine.session(approval.slot)
         if action is Action.ALLOW and scope != "once" and session is not None:
-            daemon.monitor.answers.approve(daemon.states[session.id].serial, approval.same, for_s)
+            serial = daemon.states[session.id].serial
+            daemon.monitor.answers.approve(serial, approval.same, for_s)
+            if approval.shown and any(waiter.script for waiter in approval.waiters):
+                daemon.monitor.answers.approve_script(serial, approval.same, approval.shown[1], for_s)
         same = [approval]
         if scope != "once":
             same += [

@@ -77,6 +77,7 @@ class Approval:
     waiters: list[Waiter] = field(default_factory=list)
     changed: bool = False  # asked again: what was shown before is not what is there now
     recent: tuple[dict[str, Any], ...] = ()  # what the session did before, the latest first
+    file: str = ""  # react tier: where the name of a script leads, if elsewhere
     #: React tier: the file as it was when it was asked for (device, inode, change time in ns, size in bytes).
     shown: tuple[int, int, int, int] | None = None
 
@@ -231,7 +232,7 @@ class Holds:
         self.over(approval, "changed", "", now_ns)
         new = replace(
             approval, id=self._new_id(), asked_ns=now_ns, deadline_ns=now_ns + self.timeout_ns, changed=True,
-            shown=None, waiters=list(waiters),
+            file="", shown=None, waiters=list(waiters),
         )  # fmt: skip
         self.resume(new)
         return new

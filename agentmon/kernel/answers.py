@@ -118,6 +118,10 @@ class Answers:
         until_ns = FOREVER if for_s is None else boot_ns() + int(for_s * 1e9)
         self._approvals.update(APPROVAL.pack(serial, what), UNTIL.pack(until_ns))
 
+    def approve_script(self, serial: int, what: int, inode: int, for_s: float | None = None) -> None:
+        """`approve` counts for a script by its name; this for the file that it leads to. As `approve`."""
+        self.approve(serial, _mix(what + inode & _WORD), for_s)
+
     def waiting(self) -> Iterator[tuple[ProcessKey, int, int]]:
         """Process, thread and object of whoever is frozen and has no answer."""
         for key in list(self._answers.keys(KEY.size)):

@@ -149,6 +149,34 @@ def test_a_script_by_another_name_is_asked_for_and_runs(served: Host, kept: Path
     assert "as shown\n0\n" in finish(running)[1]
 
 
+def test_a_link_is_approved_for_where_it_leads_alone(served: Host, kept: Path) -> None:
+    """Who may move it would choose what was approved."""
+    (kept / "other").write_text("#!/bin/sh\necho not shown\n")
+    (kept / "other").chmod(0o755)
+    (kept / "link").symlink_to("script")
+    policy = served.policy(
+        f"  - {{id: links, on: exec, paths: ['{kept}/link'], action: hold}}\n"
+        f"  - {{id: others, on: exec, paths: ['{kept}/*'], action: hold}}",
+        "links",
+    )
+    body = f"""
+        import os, subprocess
+        for number in range(4):
+            if number == 2:
+                os.unlink("{kept}/link"), os.symlink("other", "{kept}/link")
+            print(subprocess.run(["{kept}/link"]).returncode, flush=True)
+    """
+    running = agent(served, policy, body)
+    question = asked(served)[0]
+    assert (question["object"], question["file"]) == (f"{kept}/link", f"{kept}/script")
+    assert f"leads to {kept}/script" in served.agentmon("approvals").stdout
+    served.agentmon("approve", question["id"], "--session")
+    wait_for(lambda: [q for q in approvals(served) if q["file"] == f"{kept}/other"], "to be asked again")
+    served.agentmon("deny", asked(served)[0]["id"])
+    said = finish(running)[1]
+    assert (said.count("as shown\n0\n"), said.count("-9\n"), "not shown" in said) == (2, 2, False), said
+
+
 def test_a_script_runs_however_long_its_interpreter_takes_to_open_it(served: Host, kept: Path, asks: Path) -> None:
     """By then the kernel's tables are cleared of what was used."""
     (kept / "sitecustomize.py").write_text("import os, time\nwhile not os.path.exists('go'): time.sleep(0.1)\n")

@@ -21,6 +21,7 @@ class Approval:
     pid: int = 0
     operation: str = ""
     object: str = ""
+    file: str = ""
     rule: str = ""
     reason: str = ""
     asked_ns: int = 0

@@ -141,6 +141,7 @@ def of_approval(it: Approval) -> Text:
     said = _lines(f"{tidy(it.operation)} {tidy(it.object)}", "")
     said += _facts(
         (
+            ("leads to", it.file),
             ("rule", it.rule),
             ("reason", it.reason),
             ("session", it.session),

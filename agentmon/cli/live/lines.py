@@ -188,8 +188,9 @@ def context(it: Approval, cells: int) -> list[Line]:
     command = " ".join(map(tidy, it.command))
     parents = " < ".join(map(tidy, it.parents))
     recent = "; ".join(map(tidy, it.recent))
+    leads = f"leads to {tidy(it.file)}; " if it.file else ""
     said = (
-        ("why: ", tidy(it.rule) + (f": {tidy(it.reason)}" if it.reason else "")),
+        ("why: ", leads + tidy(it.rule) + (f": {tidy(it.reason)}" if it.reason else "")),
         (f"by {it.pid}: ", command),
         ("under: ", parents),
         ("before: ", recent),
