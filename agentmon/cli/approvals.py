@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from agentmon.cli.common import add_json, add_verb, connect, print_json, say
 from agentmon.control.protocol import UnreachableError
-from agentmon.model.text import clean
+from agentmon.model.text import clean, plainly
 
 RECONNECT_S = 0.5
 #: By which `completion` knows what to offer.
@@ -126,23 +127,41 @@ def _held(approval: dict[str, Any]) -> str:
     because = f": {approval['reason']}" if approval["reason"] else ""
     now_ns = time.time_ns()
     lines = [
-        f"{approval['id']}  {approval['session']}  {approval['operation']} {approval['object']}",
-        f"  which leads to {approval['file']}" if approval.get("file") else "",
+        f"{approval['id']}  {approval['session']}  {approval['operation']} {plainly(approval['object'], 5000)}",
+        f"  which leads to {plainly(approval['file'], 5000)}" if approval.get("file") else "",
         "  CHANGED while it was held: look again" if approval["changed"] else "",
         f"  rule {approval['rule'] or 'default'}{because}",
-        f"  asked by {approval['pid']}: {' '.join(approval['command']) or approval['comm']}",
+        f"  asked by {_who(approval)}",
+        *(f"  and by {other['pid']}: {_words(other['command'])}" for other in approval.get("others", ())),
+        f"  and by {more} more" if (more := _more(approval)) else "",
         f"  under {' < '.join(approval['parents'])}" if approval["parents"] else "",
         *(f"  before, {_age((now_ns - deed['time_ns']) / 1e9)} ago: {deed_line(deed)}" for deed in approval["recent"]),
-        f"  for the session means: {approval['scope_help']}",
+        f"  for the session means: {plainly(approval['scope_help'], 5000)}",
         f"  denied in {left_s:.0f} s, unless: agentmon approve {approval['id']} [--session | --for 10m | --always]",
     ]
     return "\n".join(clean(" ".join(line.split("\n"))) for line in lines if line)
 
 
+def _words(command: list[str]) -> str:
+    return plainly(shlex.join(command))
+
+
+def _who(approval: dict[str, Any]) -> str:
+    # what a process calls itself is its own choice; what it runs, and where, is not
+    program, directory = (plainly(approval.get(name, "")) for name in ("program", "directory"))
+    said = f"{approval['pid']}" + (f" ({program})" if program else "") + (f" in {directory}" if directory else "")
+    return f"{said}: {_words(approval['command']) or approval['comm']}"
+
+
+def _more(approval: dict[str, Any]) -> int:
+    """Processes that wait for it too, and are not told of."""
+    return int(approval.get("processes", 1)) - 1 - len(approval.get("others", ()))
+
+
 def deed_line(deed: dict[str, Any]) -> str:
     """One thing that a session did, of an approval's `recent`."""
     verdict = "" if deed["verdict"] == "allow" else f"{deed['verdict']} "
-    return f"{verdict}{deed['operation']} {deed['object']} by {deed['comm']}[{deed['pid']}]"
+    return plainly(f"{verdict}{deed['operation']} {deed['object']} by {deed['comm']}[{deed['pid']}]")
 
 
 def answered(reply: dict[str, Any]) -> dict[str, Any]:

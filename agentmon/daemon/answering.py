@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ from agentmon.model.operations import Action
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
+
+
+#: Processes beside the first that are told of, of those that wait for the same.
+OTHERS = 8
 
 
 class Held:
@@ -102,14 +107,18 @@ def _answered(approval: Approval, answer: str) -> dict[str, Any]:
 
 
 def _told(approval: Approval) -> dict[str, Any]:
-    first = approval.waiters[0].process
+    first, *others = dict.fromkeys(waiter.process for waiter in approval.waiters)
+    program = process.executable(first.pid)
     return {
         "id": approval.id, "session": approval.session, "pid": first.pid, "comm": approval.comm,
         "operation": approval.operation, "object": approval.object, "file": approval.file, "rule": approval.rule,
         "reason": approval.reason, "changed": approval.changed, "asked_ns": approval.asked_ns,
         "deadline_ns": approval.deadline_ns, "waiters": len(approval.waiters),
         "scope_help": f"{approval.operation} of {approval.object}, by whatever this session runs, until it ends",
-        "command": process.command_line(first.pid), "parents": process.parents(first.pid),
+        "command": process.command_line(first.pid), "program": os.fsdecode(program or b""),
+        "directory": process.directory(first.pid), "parents": process.parents(first.pid),
+        "others": [{"pid": key.pid, "command": process.command_line(key.pid)} for key in others[:OTHERS]],
+        "processes": 1 + len(others),
         "recent": list(approval.recent),
     }  # fmt: skip
 

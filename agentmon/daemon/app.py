@@ -69,7 +69,7 @@ class Daemon:
         self.monitor = monitor
         self.embedded = embedded
         hold = config.hold
-        self.engine = Engine(Limits(hold.open_per_session, hold.asked_per_minute, hold.expire_s))
+        self.engine = Engine(Limits(hold.open_per_session, hold.asked_per_minute, hold.expire_s), process.start)
         self.book = PolicyBook(implied=monitor.refuses_unix, control=config.daemon.socket)
         self.health = Health()
         self.directory = StateDirectory(config.daemon.state)

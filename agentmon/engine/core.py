@@ -8,7 +8,7 @@ wall clock, and executes the commands that come back.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from agentmon.engine.commands import (
@@ -74,7 +74,9 @@ RECENT_NS = 5_000_000_000
 class Engine:
     """All sessions of one daemon."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, start_of: Callable[[int], str] | None = None) -> None:
+        """`start_of`: a digest of how the program of this PID was started."""
+        self._start_of = start_of
         self._sessions: dict[int, Session] = {}
         self._exits: dict[int, tuple[str, int]] = {}  # pid -> session and time, oldest first
         self.holds = Holds(limits)
@@ -252,8 +254,9 @@ class Engine:
 
     def _held(self, event: Decision, session: Session, text: str, rule: str, reason: str, now_ns: int) -> list[Command]:
         word = _OPERATION[event.operation]
-        heard = self.holds.asked(event, session.id, word, text, rule, reason, now_ns, session.recent())
         waiter = waiter_of(event)
+        start = self._start_of(event.process.pid) if waiter.halted and self._start_of else ""
+        heard = self.holds.asked(event, session.id, word, text, rule, reason, now_ns, session.recent(), start)
         if heard.approval is None:
             self.holds.why[event.held] = heard.refused
             return [Settle((waiter,), Action.DENY, remember=False)]

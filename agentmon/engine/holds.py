@@ -2,7 +2,8 @@
 """What waits for an answer. Sans-IO, as the engine is: approvals and answers in, commands out.
 
 A *waiter* is a thread that the kernel makes restart its call until there is an answer. An *approval* is what people
-see: all waiters of a session that want the same (one rule, operation, object) are one approval.
+see: all waiters of a session that want the same (one rule, operation, object) are one approval. Programs that are
+stopped at their start, with the same arguments: who was shown one does not approve another.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Approval:
     same: int  # what an approval for the session covers
     waiters: list[Waiter] = field(default_factory=list)
     changed: bool = False  # asked again: what was shown before is not what is there now
+    start: str = ""  # of a program that is stopped, a digest of how it was started
     recent: tuple[dict[str, Any], ...] = ()  # what the session did before, the latest first
     file: str = ""  # react tier: where the name of a script leads, if elsewhere
     #: React tier: the file as it was when it was asked for (device, inode, change time in ns, size in bytes).
@@ -190,6 +192,7 @@ class Holds:
         reason: str,
         now_ns: int,
         recent: Iterable[dict[str, Any]] = (),
+        start: str = "",
     ) -> Heard:
         """The kernel holds a thread. Folds it into the session's open approval if that is the same."""
         waiter = waiter_of(event)
@@ -203,7 +206,7 @@ class Holds:
             self._leave(before, waiter, "changed" if changed else "ended")
         for approval in self._open.values():
             if approval.slot == event.session and approval.same == event.same:
-                same_object = all(other.held == waiter.held for other in approval.waiters)
+                same_object = approval.start == start and all(w.held == waiter.held for w in approval.waiters)
                 if same_object:
                     approval.waiters.append(waiter)
                     self._by_waiter[waiter.place] = approval
@@ -216,7 +219,7 @@ class Holds:
             return Heard(None, refused=f"this session asked for more than {_count(limits.burst)} in a minute")
         approval = Approval(
             self._new_id(), session, event.session, operation, object_, rule, reason, event.comm, event.uid,
-            now_ns, now_ns + self.timeout_ns, event.same, [waiter], changed, tuple(recent),
+            now_ns, now_ns + self.timeout_ns, event.same, [waiter], changed, start, tuple(recent),
         )  # fmt: skip
         self._open[approval.id] = approval
         self._by_waiter[waiter.place] = approval

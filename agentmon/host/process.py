@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 from dataclasses import dataclass
@@ -94,6 +95,17 @@ def command_line(pid: int) -> list[str]:
     except ProcessLookupError:
         return []
     return text.rstrip("\0").split("\0") if text else []
+
+
+def directory(pid: int) -> str:
+    """Where it works; "" when that is not known."""
+    return os.fsdecode(link(pid, "cwd") or b"")
+
+
+def start(pid: int) -> str:
+    """A digest of its arguments and of where it works."""
+    words = "\0".join([directory(pid), *command_line(pid)])
+    return hashlib.blake2b(words.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def parents(pid: int, most: int = 8) -> list[str]:

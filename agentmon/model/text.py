@@ -3,12 +3,28 @@
 
 from __future__ import annotations
 
+import re
+
+#: Letters and marks that count as printable and show nothing: a name could end where it does not.
+_BLANK = frozenset(map(chr, (0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10))))
+
 
 def clean(text: str) -> str:
     """Names come from an agent: control characters and broken bytes must reach neither a terminal nor a log."""
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text
+        c if c.isprintable() and c not in _BLANK else c.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for c in text
     )
+
+
+#: Of what is longer, this is shown to whoever answers.
+SHOWN = 1000
+
+
+def plainly(text: str, most: int = SHOWN) -> str:
+    """For a line that somebody decides by: cut, and without white space that could push a part of it out of sight."""
+    text = re.sub(" {2,}", lambda run: " " + "\\x20" * (len(run[0]) - 1), clean(text[: most + 1]))
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def attempt(operation: str, name: str) -> str:

@@ -16,6 +16,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,29 @@ def test_an_approval_is_for_once_or_for_the_session(served: Host, kept: Path, as
     served.agentmon("approve", asked(served)[0]["id"], "--session")
     status, said = finish(running)
     assert (status, said.count("hello\n"), said.count("0\n")) == (0, 4, 4), said
+
+
+def test_programs_with_other_arguments_are_asked_for_apart(served: Host, kept: Path, asks: Path) -> None:
+    """Who was shown the one does not let the other run; the same three times is one question."""
+    body = f"""
+        import subprocess
+        words = ["shown", "hidden", "shown", "shown"]
+        started = [subprocess.Popen(["{kept}/echo", word], stdout=subprocess.PIPE, text=True) for word in words]
+        print(sorted(one.communicate()[0] for one in started))
+    """
+    running = agent(served, asks, body)
+
+    def told() -> dict[str, dict[str, Any]]:
+        return {question["command"][1]: question for question in approvals(served)}
+
+    wait_for(lambda: {word: q["processes"] for word, q in told().items()} == {"shown": 3, "hidden": 1}, "both")
+    text = served.agentmon("approvals").stdout
+    assert text.count(f"({kept}/echo) in ") == 2, text
+    assert text.count("  and by ") == 2, text
+    served.agentmon("approve", told()["shown"]["id"])
+    wait_for(lambda: list(told()) == ["hidden"], "one question to be left")
+    served.agentmon("deny", told()["hidden"]["id"])
+    assert "['', 'shown\\n', 'shown\\n', 'shown\\n']" in finish(running)[1]
 
 
 def test_a_script_is_asked_for_by_its_name(served: Host, kept: Path, asks: Path) -> None:

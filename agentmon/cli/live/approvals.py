@@ -27,6 +27,9 @@ class Approval:
     asked_ns: int = 0
     deadline_ns: int = 0
     command: tuple[str, ...] = ()
+    program: str = ""
+    directory: str = ""
+    processes: int = 1
     parents: tuple[str, ...] = ()
     recent: tuple[str, ...] = ()
     scope_help: str = ""

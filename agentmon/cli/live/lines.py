@@ -11,6 +11,7 @@ from agentmon.cli.live.stream import Row
 from agentmon.cli.live.words import Line, head, left, middle, number, right, span, tidy, width
 from agentmon.cli.ps import LOSSES
 from agentmon.model.records import Record
+from agentmon.model.text import plainly
 
 SESSION_HEAD = "SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND"
 _POSTURES = ("prevents", "stops", "detects", "blind")
@@ -185,13 +186,13 @@ CONTEXT = 5
 
 def context(it: Approval, cells: int) -> list[Line]:
     """What one needs to decide on it, in `CONTEXT` lines."""
-    command = " ".join(map(tidy, it.command))
+    command = plainly(" ".join(it.command))
     parents = " < ".join(map(tidy, it.parents))
     recent = "; ".join(map(tidy, it.recent))
     leads = f"leads to {tidy(it.file)}; " if it.file else ""
     said = (
         ("why: ", leads + tidy(it.rule) + (f": {tidy(it.reason)}" if it.reason else "")),
-        (f"by {it.pid}: ", command),
+        (f"by {it.pid}{f' and {it.processes - 1} more' if it.processes > 1 else ''}: ", command),
         ("under: ", parents),
         ("before: ", recent),
         ("s means: ", tidy(it.scope_help)),

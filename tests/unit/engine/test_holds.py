@@ -180,3 +180,14 @@ def test_what_became_of_it_is_known_for_a_while() -> None:
         assert approval is not None
         holds.over(approval, "answered", "approved")
     assert holds.outcome(first.id) is None
+
+
+def test_programs_that_were_started_in_another_way_are_other_approvals() -> None:
+    """Whoever was shown one does not approve the other."""
+    holds = Holds()
+    first, other, same = (
+        holds.asked(held(pid=pid), "s-1", "exec", "/w/deploy", "rule", "why", NOW, start=start)
+        for pid, start in ((7, "--dry-run"), (8, "--all"), (9, "--dry-run"))
+    )
+    assert (first.new, other.new, same.new) == (True, True, False)
+    assert first.approval is same.approval is not other.approval
