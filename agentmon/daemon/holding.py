@@ -132,7 +132,7 @@ class Holding:
         now_s = time.monotonic()
         for waiter in waiters:
             if waiter.opens:
-                self._opens.settle(waiter, action)
+                self._opens.settle(waiter, action, KEPT_REFUSED_S if remember else 0.0)
                 continue
             shown = self._shown.pop((waiter.process, waiter.held), None) if waiter.script else None
             self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, action, shown)

@@ -75,6 +75,7 @@ class Opens:
         self._unseen = threading.Semaphore(UNSEEN)
         self._marked: dict[tuple[int, int], bytes] = {}  # device and inode -> path
         self._waiting: dict[tuple[ProcessKey, int], _Waiting] = {}
+        self._refused: dict[tuple[ProcessKey, int, int], float] = {}  # by thread and object; until when
         self._last_marks = 0.0
 
     def expect(self, bound: BoundPolicy, uid: int) -> None:
@@ -88,7 +89,8 @@ class Opens:
             return
         if self._daemon.monitor.tier is not Tier.REACT:
             return
-        self._last_marks = time.monotonic()
+        self._last_marks = now_s = time.monotonic()
+        self._refused = {of: until_s for of, until_s in self._refused.items() if until_s > now_s}
         wanted: set[_Mark] = set()
         for state in self._daemon.states.values():
             if prepared := self._daemon.book.in_force(state.digest):
@@ -104,20 +106,22 @@ class Opens:
         waiting = self._waiting.get((waiter.process, waiter.tid))
         return _shown(waiting.opening.fd) if waiting else None
 
-    def settle(self, waiter: Waiter, action: Action) -> None:
-        """Let an open go on, or fail with `EPERM`."""
+    def settle(self, waiter: Waiter, action: Action, kept_s: float) -> None:
+        """Let an open go on, or fail with `EPERM`; so long, the same thread is refused the same unasked."""
         waiting = self._waiting.pop((waiter.process, waiter.tid), None)
         if waiting is None:
             return
         if action is Action.ALLOW:
             self._let(waiting)
             return
+        self._refused[waiter.process, waiter.tid, waiter.held] = time.monotonic() + kept_s
         self._refuse(waiting)
 
     def ended(self, key: ProcessKey) -> None:
         """A process is gone."""
         for place in [place for place in self._waiting if place[0] == key]:
             self._answer(self._waiting.pop(place).opening, allow=False)
+        self._refused = {of: until_s for of, until_s in self._refused.items() if of[0] != key}
 
     def end(self) -> None:
         """No open is let go on by this daemon any more."""
@@ -206,6 +210,9 @@ class Opens:
         if sum(w.decision.session == waiting.decision.session for w in self._waiting.values()) >= WAITING_EACH:
             self._daemon.engine.holds.why[waiting.decision.held] = f"{WAITING_EACH} opens of this session wait already"
             self._refuse(waiting)
+            return
+        if time.monotonic() < self._refused.get((key, opening.tid, waiting.decision.held), 0.0):
+            self._refuse(waiting)  # a shell tries each directory of PATH, and two may be one
             return
         self._waiting[key, opening.tid] = waiting
         self._daemon.execute_all(self._daemon.engine.handle(waiting.decision, time.time_ns()))

@@ -235,6 +235,24 @@ def test_a_program_that_is_named_exactly_is_refused_and_not_killed(served: Host,
     assert "not today" in said
 
 
+def test_what_was_refused_is_not_asked_again_at_once(served: Host, kept: Path, runs: Path) -> None:
+    """As shells do, which try each directory of PATH."""
+    (kept / "bin").symlink_to(".")
+    script = f"""
+        import os
+        for path in ("{kept}/echo", "{kept}/bin/echo"):
+            try:
+                os.execv(path, ["echo", "hello"])
+            except OSError as error:
+                print(error.errno, flush=True)
+    """
+    running = agent(served, runs, script)
+    served.agentmon("deny", asked(served)[0]["id"], "--reason", "not today")
+    status, said = finish(running)
+    assert (status, said.count("1\n1\n"), said.count("not today")) == (0, 1, 1), said
+    assert agree(served, agent(served, runs, script)) == ["exec echo"]  # another process is asked for
+
+
 def test_approved_programs_are_those_that_were_shown(served: Host, kept: Path, runs: Path) -> None:
     script = f"import subprocess\nfor i in range(3):\n    print(subprocess.run(['{kept}/echo', str(i)]).returncode)"
     running = agent(served, runs, script)
