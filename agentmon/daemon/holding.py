@@ -89,10 +89,9 @@ class Holding:
         """Freeze its process; what cannot be frozen is denied. Who waits in an open need not be."""
         if not waiter.restarts:
             self._show(waiter)  # it stands still already, and may be approved before it is frozen
-        if waiter.opens:
-            return
         self._loop = self._loop or asyncio.get_running_loop()
-        self._mover.submit(self._park, waiter, self._loop)
+        if not waiter.opens:
+            self._mover.submit(self._park, waiter, self._loop)
         self._save_soon()
 
     def _park(self, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
@@ -314,12 +313,13 @@ class Holding:
 
     def _save(self) -> None:
         self._unsaved = False
-        self._writer.submit(self._write, [_row(approval) for approval in self._daemon.engine.holds.open])
+        holds = self._daemon.engine.holds
+        self._writer.submit(self._write, {"number": holds.number, "open": [_row(a) for a in holds.open]})
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
+    def _write(self, what: dict[str, Any]) -> None:
         new = self._file.with_suffix(".new")
         try:
-            new.write_text(json.dumps(rows), encoding="utf-8")
+            new.write_text(json.dumps(what), encoding="utf-8")
             os.replace(new, self._file)
         except OSError as error:
             from agentmon.daemon.app import log
@@ -329,7 +329,9 @@ class Holding:
     def _load(self) -> list[Approval]:
         """What cannot be read (damaged, or of another version) is denied, and told: a daemon starts without it."""
         try:
-            return [_approval(row) for row in json.loads(self._file.read_text(encoding="utf-8"))]
+            known = json.loads(self._file.read_text(encoding="utf-8"))
+            self._daemon.engine.holds.number = int(known["number"])
+            return [_approval(row) for row in known["open"]]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -152,7 +152,8 @@ class Holds:
         self.why: dict[int, str] = Latest()  # why the kernel was told what it was told
         self.what: dict[int, tuple[str, str]] = Latest()  # object and rule of what is stopped
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
-        self._number = 0
+        #: Of the latest approval: no two have one id, whichever daemon asked, for people answer by it.
+        self.number = 0
 
     @property
     def open(self) -> Sequence[Approval]:
@@ -226,8 +227,8 @@ class Holds:
         return Heard(approval, new=True, changed=changed)
 
     def _new_id(self) -> str:
-        self._number += 1
-        return f"a-{self._number}"
+        self.number += 1
+        return f"a-{self.number}"
 
     def again(self, approval: Approval, now_ns: int) -> Approval:
         """What was shown is not what is there: the same waiters wait for the answer to a new question."""
@@ -259,7 +260,7 @@ class Holds:
         for waiter in approval.waiters:
             self._by_waiter[waiter.place] = approval
             self._held.add(waiter.process)
-        self._number = max(self._number, int(approval.id.partition("-")[2]))
+        self.number = max(self.number, int(approval.id.partition("-")[2]))
 
     def expired(self, now_ns: int) -> list[Approval]:
         """Those that nobody answered in time."""

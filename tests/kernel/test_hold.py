@@ -164,6 +164,22 @@ def test_what_waits_outlives_the_daemon(tmp_path: Path, sink: Sink) -> None:
         running.communicate()
 
 
+def test_no_two_approvals_have_one_id_whichever_daemon_asks(tmp_path: Path, sink: Sink) -> None:
+    """Else an answer to what was shown before would let go on something else."""
+    ids = []
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
+        for end in (subprocess.Popen.kill, subprocess.Popen.terminate, subprocess.Popen.kill):
+            daemon = host.start()
+            running = agent(host, policy, CONNECT, sink.port)
+            ids += [q["id"] for q in asked(host)]
+            host.agentmon("approve", ids[-1])
+            assert "sent" in finish(running)[1]
+            end(daemon)
+            daemon.wait()
+    assert len(set(ids)) == 3, ids
+
+
 @pytest.mark.parametrize("end", [subprocess.Popen.kill, subprocess.Popen.terminate])
 def test_nobody_stays_frozen_when_no_daemon_comes_any_more(
     tmp_path: Path, sink: Sink, end: Callable[[subprocess.Popen[bytes]], None]
