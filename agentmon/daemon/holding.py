@@ -74,7 +74,7 @@ class Holding:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsaved = False
         self._settled: deque[_Settled] = deque()
-        self._looked_s = 0.0
+        self._looked_s = self._asked_s = 0.0
         self._sweep: Future[None] | None = None
 
     def expect(self, bound: BoundPolicy, uid: int) -> None:
@@ -223,10 +223,25 @@ class Holding:
             if not daemon.engine.holds.of(halted.process) and boot_ns() - halted.asked_ns > LOST_NS:
                 warden.deny(daemon.monitor.answers, halted)
         daemon.execute_all(daemon.engine.expire(time.time_ns()))
+        self._give_up()
         self._opens.tick()
         self._forget_settled()
         if self._loop is not None and (self._sweep is None or self._sweep.done()):
             self._sweep = self._move(self._parking.sweep)
+
+    def _give_up(self) -> None:
+        """Who is frozen handles no signal: what somebody interrupts (^C) waits no more. Else it would for minutes."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < 1:
+            return
+        self._asked_s = now_s
+        for approval in self._daemon.engine.holds.open:
+            for waiter in list(approval.waiters):
+                # a program that was just started has no handler yet: it ends by itself
+                number = None if waiter.halted else process.interrupted(waiter.tid)
+                if number:
+                    why = f"interrupted by {number.name} while it was held"
+                    self._daemon.execute_all(self._daemon.engine.gave_up(waiter, why))
 
     def _forget_settled(self) -> None:
         """The kernel's tables are small. Whoever waits for another part of the same call still needs the first."""

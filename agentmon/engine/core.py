@@ -24,7 +24,7 @@ from agentmon.engine.commands import (
     Tell,
     Unpark,
 )
-from agentmon.engine.holds import Approval, Holds, Limits, waiter_of
+from agentmon.engine.holds import Approval, Holds, Limits, Waiter, waiter_of
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
 from agentmon.model.operations import Action, Operation, Reason
@@ -298,6 +298,13 @@ class Engine:
                 *self.decide(approval, Action.DENY, f"nobody answered in {span}", now_ns, expired=True),
             )
         ]
+
+    def gave_up(self, waiter: Waiter, why: str) -> list[Command]:
+        """Who waits is asked by others to end (`why`): what it waits for is denied, and nobody is asked any more."""
+        if not self.holds.gave_up(waiter):
+            return []
+        self.holds.why[waiter.held] = why
+        return [Settle((waiter,), Action.DENY, remember=False)]
 
     def _blocked(self, session: Session, event: Decision, record: Record) -> None:
         if "quiet" not in record.flags:  # else expected, not news

@@ -284,6 +284,13 @@ class Holds:
         self._leave(self._by_waiter[waiter.place], waiter, "missed")
         return True
 
+    def gave_up(self, waiter: Waiter) -> bool:
+        """It shall wait no more. Whether it was known to."""
+        if not self.waits(waiter):
+            return False
+        self._leave(self._by_waiter[waiter.place], waiter, "ended")
+        return True
+
     def closed(self, slot: int) -> list[Approval]:
         """A session has ended."""
         self._lately.pop(slot, None)

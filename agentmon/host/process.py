@@ -13,6 +13,8 @@ from agentmon.model.events import ProcessKey, Shown
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:
@@ -59,6 +61,17 @@ def status(pid: int) -> Status:
         values.get("NoNewPrivs", "0").strip() == "1",
         int(values["Tgid"]),
     )
+
+
+def interrupted(tid: int) -> signal.Signals | None:
+    """What asks this thread to end, or to give up what it does, and is not blocked; None: nothing, or it is gone."""
+    try:
+        lines = _read(tid, "status").splitlines()
+    except ProcessLookupError:
+        return None
+    sets = {name: int(line[7:], 16) for line in lines if (name := line[:6]) in ("SigPnd", "ShdPnd", "SigBlk")}
+    pending = (sets["SigPnd"] | sets["ShdPnd"]) & ~sets["SigBlk"]
+    return next((number for number in _ENDING if pending >> (number - 1) & 1), None)
 
 
 def cgroup(pid: int) -> str:

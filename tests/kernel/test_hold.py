@@ -116,6 +116,26 @@ def test_sigkill_ends_what_is_held(served: Host, sink: Sink, to_sink: Path) -> N
     assert not sink.heard
 
 
+def test_who_is_interrupted_waits_no_more(served: Host, sink: Sink, to_sink: Path) -> None:
+    """A handler, as Python has one, runs only once it goes on."""
+    script = """
+        import socket, sys
+        try:
+            socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+        except KeyboardInterrupt:
+            print("gave up")
+    """
+    running = agent(served, to_sink, script, sink.port)
+    question = asked(served)[0]
+    os.kill(question["pid"], signal.SIGINT)
+    status, said = finish(running)
+    assert (status, said.splitlines()[0]) == (0, "gave up"), said
+    assert "interrupted by SIGINT while it was held" in said
+    assert approvals(served) == []
+    assert "gave up" in served.agentmon("approve", question["id"]).stderr
+    assert not sink.heard
+
+
 def test_the_agent_cannot_answer(served: Host, sink: Sink, to_sink: Path) -> None:
     """Not even as root, and not by a child that is not held itself."""
     script = f"""

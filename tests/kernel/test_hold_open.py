@@ -190,6 +190,22 @@ def test_sigkill_ends_what_waits(served: Host, kept: Path, asks: Path) -> None:
     wait_for(lambda: not approvals(served), "the question to end")
 
 
+def test_who_is_interrupted_waits_no_more(served: Host, kept: Path, asks: Path) -> None:
+    script = f"""
+        import signal
+        signal.signal(signal.SIGINT, lambda *_: print("heard"))
+        try:
+            open("{kept}/file")
+        except PermissionError:
+            print("refused")
+    """
+    running = agent(served, asks, script)
+    os.kill(asked(served)[0]["pid"], signal.SIGINT)
+    status, said = finish(running)
+    assert (status, sorted(said.splitlines()[:2])) == (0, ["heard", "refused"]), said
+    assert "interrupted by SIGINT while it was held" in said
+
+
 def test_what_can_only_be_denied_is_said(served: Host, kept: Path) -> None:
     rules = f"""
   - {{id: exact, on: read, paths: ['{kept}/file'], action: hold}}
