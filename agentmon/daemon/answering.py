@@ -14,6 +14,7 @@ from agentmon.daemon.requests import Approve, Deny
 from agentmon.engine.holds import Approval, Outcome
 from agentmon.host import process
 from agentmon.model.operations import Action
+from agentmon.model.text import cut, cut_words
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Processes beside the first that are told of, of those that wait for the same.
 OTHERS = 8
+#: Characters of a command, and of what matters less: an agent with long ones could make the list too long to be sent.
+COMMAND, LESS = 2000, 300
 
 
 class Held:
@@ -115,11 +118,13 @@ def _told(approval: Approval) -> dict[str, Any]:
         "reason": approval.reason, "changed": approval.changed, "asked_ns": approval.asked_ns,
         "deadline_ns": approval.deadline_ns, "waiters": len(approval.waiters),
         "scope_help": f"{approval.operation} of {approval.object}, by whatever this session runs, until it ends",
-        "command": process.command_line(first.pid), "program": os.fsdecode(program or b""),
+        "command": cut_words(process.command_line(first.pid), COMMAND), "program": os.fsdecode(program or b""),
         "directory": process.directory(first.pid), "parents": process.parents(first.pid),
-        "others": [{"pid": key.pid, "command": process.command_line(key.pid)} for key in others[:OTHERS]],
+        "others": [
+            {"pid": key.pid, "command": cut_words(process.command_line(key.pid), LESS)} for key in others[:OTHERS]
+        ],
         "processes": 1 + len(others),
-        "recent": list(approval.recent),
+        "recent": [deed | {"object": cut(str(deed["object"]), LESS)} for deed in approval.recent],
     }  # fmt: skip
 
 

@@ -136,6 +136,23 @@ def test_programs_with_other_arguments_are_asked_for_apart(served: Host, kept: P
     assert "['', 'shown\\n', 'shown\\n', 'shown\\n']" in finish(running)[1]
 
 
+def test_long_arguments_do_not_keep_people_from_seeing_what_is_asked(served: Host, kept: Path, asks: Path) -> None:
+    body = f"""
+        import subprocess, sys
+        words = 15 * ["x" * 100_000]
+        started = [subprocess.Popen(["{kept}/echo", str(n), *words]) for n in range(14)]
+        print([one.wait() for one in started])
+    """
+    running = agent(served, asks, body)
+    wait_for(lambda: len(approvals(served)) == 14, "all to be asked")
+    done = served.agentmon("approvals")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) < 100_000
+    for question in approvals(served):
+        served.agentmon("deny", question["id"])
+    finish(running)
+
+
 def test_a_script_is_asked_for_by_its_name(served: Host, kept: Path, asks: Path) -> None:
     running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/script']).returncode)")
     assert agree(served, running) == ["exec script"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from agentmon.cli.approvals import _held
-from agentmon.model.text import plainly
+from agentmon.model.text import cut_words, plainly
 
 HELD = {
     "id": "a-1", "session": "s-7f3a", "pid": 7, "comm": "x", "operation": "exec", "object": "/w/deploy", "rule": "ask",
@@ -35,6 +35,11 @@ def test_who_waits_beside_the_first_is_shown() -> None:
     others = [{"pid": 8, "command": ["deploy", "--all", "a b"]}]
     text = _held(HELD | {"others": others, "processes": 4})
     assert "  and by 8: deploy --all 'a b'\n  and by 2 more\n" in text
+
+
+def test_what_is_cut_says_so() -> None:
+    assert cut_words(["deploy", "--all"], 20) == ["deploy", "--all"]
+    assert cut_words(["deploy", "x" * 99, "--all"], 10) == ["deploy", "xxx…", "…"]
 
 
 def test_short_texts_are_shown_as_they_are() -> None:
