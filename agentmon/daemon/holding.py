@@ -105,7 +105,7 @@ class Holding:
         loop.call_soon_threadsafe(self._parked, waiter, why)
 
     def _watch_over(self) -> None:
-        if self._warden is None:
+        if self._warden is None or self._warden.poll() is not None:  # somebody may have killed it
             self._warden = warden.start(self._daemon.monitor.pin_directory, self._daemon.config.daemon.state, self._lot)
 
     def _parked(self, waiter: Waiter, why: str) -> None:

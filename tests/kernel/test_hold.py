@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.host import process
 from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 from tests.support.terminal import Terminal
@@ -217,6 +218,30 @@ def test_nobody_stays_frozen_when_no_daemon_comes_any_more(
         assert not sink.heard
         running.kill()
         running.communicate()
+
+
+def test_a_warden_that_was_killed_is_there_again_for_the_next_that_is_held(tmp_path: Path, sink: Sink) -> None:
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
+        daemon = host.start()
+        running = agent(host, policy, CONNECT, sink.port)
+        question = asked(host)[0]
+        for pid in wardens(daemon.pid):
+            os.kill(pid, signal.SIGKILL)
+        host.agentmon("approve", question["id"])
+        finish(running)
+        running = agent(host, policy, CONNECT, sink.port)
+        asked(host)
+        wait_for(lambda: wardens(daemon.pid), "another warden")
+        daemon.kill()
+        daemon.wait()
+        assert "1\n" in finish(running)[1]
+
+
+def wardens(daemon: int) -> list[int]:
+    """Those of this daemon that live."""
+    found = [pid for pid in process.descendants(daemon) if "agentmon.daemon.warden" in process.command_line(pid)]
+    return [pid for pid in found if process.stat(pid).state != "Z"]
 
 
 def test_a_damaged_list_of_what_is_held_denies_and_is_told(tmp_path: Path, sink: Sink) -> None:
