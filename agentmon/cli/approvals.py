@@ -125,9 +125,10 @@ def _show(args: argparse.Namespace, held: list[dict[str, Any]], questions: list[
 def _held(approval: dict[str, Any]) -> str:
     left_s = max(0, approval["deadline_ns"] - time.time_ns()) / 1e9
     because = f": {approval['reason']}" if approval["reason"] else ""
-    now_ns = time.time_ns()
+    now_ns, id_ = time.time_ns(), approval["id"]
+    approve = f"agentmon approve {id_} [--session | --for 10m | --always]"
     lines = [
-        f"{approval['id']}  {approval['session']}  {approval['operation']} {plainly(approval['object'], 5000)}",
+        f"{id_}  {approval['session']}  {approval['operation']} {plainly(approval['object'], 5000)}",
         f"  which leads to {plainly(approval['file'], 5000)}" if approval.get("file") else "",
         "  CHANGED while it was held: look again" if approval["changed"] else "",
         f"  rule {approval['rule'] or 'default'}{because}",
@@ -137,7 +138,7 @@ def _held(approval: dict[str, Any]) -> str:
         f"  under {' < '.join(approval['parents'])}" if approval["parents"] else "",
         *(f"  before, {_age((now_ns - deed['time_ns']) / 1e9)} ago: {deed_line(deed)}" for deed in approval["recent"]),
         f"  for the session means: {plainly(approval['scope_help'], 5000)}",
-        f"  denied in {left_s:.0f} s, unless: agentmon approve {approval['id']} [--session | --for 10m | --always]",
+        f"  denied in {left_s:.0f} s, unless: {approve}; at once: agentmon deny {id_}",
     ]
     return "\n".join(clean(" ".join(line.split("\n"))) for line in lines if line)
 

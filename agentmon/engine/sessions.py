@@ -23,6 +23,8 @@ LATEST_BLOCKED = 128
 #: The latest things that a session did, to be shown to whoever is asked to approve the next; and how many of them are.
 DEEDS = 32
 SHOWN_DEEDS = 8
+#: Of these, allowed reads, where there is enough else: a program reads a lot, and could read more to hide the rest.
+SHOWN_READS = 3
 #: What every program reads while it starts says nothing of what it is about.
 _USUAL = ("/usr/", "/lib", "/proc/", "/sys/", "/dev/", "/bin/", "/sbin/", "/etc/ld.so")
 #: Moments that an agent has given a name.
@@ -119,31 +121,33 @@ class Session:
     last_blocked_exec: tuple[int, str, str, bool] | None = None  # pid, rule, reason, was it its first exec
     names: dict[bytes, str] = field(default_factory=dict)  # address -> the name that it was asked for last
     ended_ns: int = 0
-    deeds: deque[Record] = field(default_factory=lambda: deque(maxlen=DEEDS))  # oldest first
+    #: Oldest first, each with its number; what was read apart from the rest.
+    deeds: deque[tuple[int, Record]] = field(default_factory=lambda: deque(maxlen=DEEDS))
+    reads: deque[tuple[int, Record]] = field(default_factory=lambda: deque(maxlen=DEEDS))
 
     def did(self, record: Record) -> None:
         """Remember what it did, if that says anything."""
-        if record.operation == "read" and not record.blocked and record.object.startswith(_USUAL):
+        reads = record.operation == "read" and not record.blocked
+        if reads and record.object.startswith(_USUAL):
             return
-        deeds = self.deeds
-        if deeds and deeds[-1].object == record.object and deeds[-1].operation == record.operation:
+        deeds = self.reads if reads else self.deeds
+        if deeds and deeds[-1][1].object == record.object and deeds[-1][1].operation == record.operation:
             deeds.pop()  # one that comes again and again is one
-        deeds.append(record)
+        deeds.append((self.decisions, record))
 
     def recent(self) -> list[dict[str, Any]]:
         """What it did last, the latest first, each once. For JSON."""
-        found: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for r in reversed(self.deeds):
-            if len(found) == SHOWN_DEEDS:
-                break
-            found.setdefault(
-                (r.operation, r.object, r.verdict),
-                {
-                    "time_ns": r.time_ns, "pid": r.pid, "comm": r.comm, "operation": r.operation, "object": r.object,
-                    "verdict": r.verdict,
-                },
-            )  # fmt: skip
-        return list(found.values())
+        others, reads = _latest(self.deeds), _latest(self.reads)
+        kept = others[: SHOWN_DEEDS - min(SHOWN_READS, len(reads))]
+        kept += reads[: SHOWN_DEEDS - len(kept)]
+        kept.sort(key=lambda deed: deed[0], reverse=True)
+        return [
+            {
+                "time_ns": r.time_ns, "pid": r.pid, "comm": r.comm, "operation": r.operation, "object": r.object,
+                "verdict": r.verdict,
+            }
+            for _, r in kept
+        ]  # fmt: skip
 
     def name_addresses(self, name: str, addresses: Iterable[bytes]) -> None:
         """The session was told that these addresses are a host of this name."""
@@ -180,3 +184,11 @@ class Session:
     def since(self, number: int, since_ns: int = 0) -> list[Denial]:
         """What was blocked later than that, oldest first."""
         return [d for d in self.latest.values() if d.number > number and d.last.time_ns >= since_ns]
+
+
+def _latest(deeds: Iterable[tuple[int, Record]]) -> list[tuple[int, Record]]:
+    """The latest first, each once."""
+    found: dict[tuple[str, str, str], tuple[int, Record]] = {}
+    for number, record in reversed(list(deeds)):
+        found.setdefault((record.operation, record.object, record.verdict), (number, record))
+    return list(found.values())

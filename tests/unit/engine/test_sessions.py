@@ -73,6 +73,21 @@ def test_what_was_blocked_before_a_restart_is_recalled_and_not_counted() -> None
     assert objects(found, 0) == []
 
 
+def test_reading_a_lot_does_not_hide_what_else_it_did() -> None:
+    found = session()
+    for number in range(6):
+        tell(found, did("connect", f"192.0.2.{number}:443"))
+    for number in range(10 * DEEDS):
+        tell(found, did("read", f"/w/{number}"))
+    told = [deed["operation"] for deed in found.recent()]
+    assert told == 3 * ["read"] + 5 * ["connect"]
+
+
+def tell(found: Session, record: Record) -> None:
+    found.decisions += 1
+    found.did(record)
+
+
 def did(operation: str, object_: str, verdict: str = "allow") -> Record:
     return Record(1, "decision", "s-0001", 7, comm="sh", operation=operation, object=object_, verdict=verdict)
 
@@ -80,9 +95,9 @@ def did(operation: str, object_: str, verdict: str = "allow") -> Record:
 def test_what_it_did_last_is_told_the_latest_first_and_each_once() -> None:
     found = session()
     for number in range(2 * SHOWN_DEEDS):
-        found.did(did("write", f"/w/{number}"))
+        tell(found, did("write", f"/w/{number}"))
     for _ in range(10 * DEEDS):
-        found.did(did("read", "/w/often"))
+        tell(found, did("read", "/w/often"))
     told = [deed["object"] for deed in found.recent()]
     assert told[:3] == ["/w/often", f"/w/{2 * SHOWN_DEEDS - 1}", f"/w/{2 * SHOWN_DEEDS - 2}"]
     assert len(told) == len(set(told)) == SHOWN_DEEDS
@@ -90,7 +105,7 @@ def test_what_it_did_last_is_told_the_latest_first_and_each_once() -> None:
 
 def test_what_every_program_reads_is_not_told_unless_it_was_blocked() -> None:
     found = session()
-    found.did(did("read", "/usr/lib/libc.so.6"))
-    found.did(did("exec", "/usr/bin/curl"))
-    found.did(did("read", "/usr/share/secret", "deny"))
+    tell(found, did("read", "/usr/lib/libc.so.6"))
+    tell(found, did("exec", "/usr/bin/curl"))
+    tell(found, did("read", "/usr/share/secret", "deny"))
     assert [deed["object"] for deed in found.recent()] == ["/usr/share/secret", "/usr/bin/curl"]
