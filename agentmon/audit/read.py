@@ -13,7 +13,7 @@ from agentmon.audit.store import GENESIS, SCHEMA_VERSION, chain, connect
 from agentmon.errors import AgentmonError
 from agentmon.model.records import Record
 
-#: That are looked through for what was blocked last: a second of a busy host, hours of a quiet one.
+#: That are looked through for what sessions did last: a second of a busy host, hours of a quiet one.
 LATEST_RECORDS = 20_000
 
 
@@ -66,8 +66,8 @@ def read(path: Path, *, since_ns: int = 0) -> Iterator[Record]:
         database.close()
 
 
-def latest_blocked(path: Path, sessions: Collection[str]) -> list[Record]:
-    """What was blocked in some sessions, oldest first, as far as the last records tell. Raises `AgentmonError`."""
+def latest(path: Path, sessions: Collection[str]) -> list[Record]:
+    """What some sessions did, oldest first, as far as the last records tell. Raises `AgentmonError`."""
     if not sessions:
         return []
     batches: list[list[Record]] = []
@@ -76,7 +76,7 @@ def latest_blocked(path: Path, sessions: Collection[str]) -> list[Record]:
     try:
         for count, body in database.execute("SELECT count, body FROM batches ORDER BY seq DESC"):
             records = [Record(*fields) for fields in json.loads(body)]
-            batches.append([r for r in records if r.blocked and r.session in sessions and "quiet" not in r.flags])
+            batches.append([r for r in records if r.session in sessions])
             seen += count
             if seen >= LATEST_RECORDS:
                 break

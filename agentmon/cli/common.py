@@ -138,21 +138,30 @@ def state_path(args: argparse.Namespace) -> Path:
     return Path(_setting(args, "state", "/run/agentmon"))
 
 
+def fingerprint_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the configuration file says of baselines."""
+    return _settings(args, "fingerprint")
+
+
 def _setting(args: argparse.Namespace, name: str, default: str) -> str:
+    return str(_settings(args, "daemon").get(name, default))
+
+
+def _settings(args: argparse.Namespace, table: str) -> dict[str, Any]:
     from agentmon.errors import ConfigError
 
     path = config_path(args)
     if not path.exists():
         if args.config:
             raise ConfigError(f"there is no configuration file `{path}`")
-        return default
+        return {}
     import tomllib
 
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8")).get("daemon", {}).get(name, default)
-    except (OSError, ValueError, AttributeError):
-        return default  # the daemon says what is wrong with the file
-    return str(value)
+        found = tomllib.loads(path.read_text(encoding="utf-8")).get(table, {})
+    except (OSError, ValueError):
+        return {}  # the daemon says what is wrong with the file
+    return found if isinstance(found, dict) else {}
 
 
 def connect(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:

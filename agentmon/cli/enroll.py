@@ -7,6 +7,7 @@ import argparse
 import os
 from typing import Any
 
+from agentmon.cli import watched
 from agentmon.cli.common import add_json, add_verb, policy_reference, print_json, say
 
 
@@ -38,6 +39,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--workspace", metavar="DIR", help="what `{workspace}` means (default: the process's directory)"
     )
+    watched.add_options(parser)
     parser.add_argument(
         "--accept", action="append", default=[], metavar="ID", help="let it keep this (such as 4711:fd7), or `all`"
     )
@@ -65,7 +67,7 @@ def handle(args: argparse.Namespace) -> int:
         try:
             reply = client.call(
                 "enroll", pid=args.pid, policy=policy, workspace=workspace, accept=args.accept,
-                uid=uid if os.geteuid() == 0 else None,
+                uid=uid if os.geteuid() == 0 else None, **watched.fields(args, f"/proc/{args.pid}/exe"),
             )  # fmt: skip
         except RefusedError as error:
             for finding in error.reply.get("findings", []):
@@ -77,6 +79,8 @@ def handle(args: argparse.Namespace) -> int:
         print(f"{reply['session']}  policy {reply['policy']}, {len(reply['processes'])} process(es)")
     for finding in reply["findings"]:
         say(f"accepted {finding['id']}: {_finding(finding)}")
+    for note in reply["notes"]:
+        say(f"note: {note}")
     for orphan in reply["orphans"]:
         say(
             f"note: process {orphan['pid']} (`{orphan['comm']}`, {orphan['why']}) may have come from it, "

@@ -7,12 +7,14 @@ import argparse
 import time
 from typing import Any
 
+from agentmon.cli import watched
 from agentmon.cli.common import add_json, add_verb, connect, print_json
 
 #: Counters that mean that something was lost, or could not be told.
 LOSSES = (
     "ring_lost", "fork_lost", "malformed", "mismatches", "unattributed", "audit_lost", "watch_dropped", "no_state",
     "scratch_exhausted", "path_unstable", "signal_failed", "read_failed", "fork_refused", "program_missed",
+    "unjudged",
 )  # fmt: skip
 
 
@@ -53,20 +55,35 @@ def handle(args: argparse.Namespace) -> int:
     for session in reply["sessions"]:
         age = time.time() - session["started_ns"] / 1e9
         rows.append(
-            (session["session"], session["policy"], session["uid"], _age(age), session["blocked"], session["command"])
+            (
+                session["session"],
+                session["policy"],
+                session["uid"],
+                _age(age),
+                session["blocked"],
+                _risk(session),
+                session["command"],
+            )
         )
-        rows += [("", f"  {p['pid']}", p["uid"], "", p["blocked"], f"  {p['comm']}") for p in session["processes"]]
+        rows += [("", f"  {p['pid']}", p["uid"], "", p["blocked"], "", f"  {p['comm']}") for p in session["processes"]]
         if (more := session["process_count"] - len(session["processes"])) > 0:
-            rows.append(("", f"  and {more} more", "", "", "", ""))
+            rows.append(("", f"  and {more} more", "", "", "", "", ""))
     out.print()
     if rows:
-        out.print(render.table(("SESSION", "POLICY / PID", "UID", "AGE", "BLOCKED", "COMMAND"), rows))
+        out.print(render.table(("SESSION", "POLICY / PID", "UID", "AGE", "BLOCKED", "RISK", "COMMAND"), rows))
     else:
         out.print("no live sessions")
+    for session in reply["sessions"]:
+        for line in watched.lines(session):
+            out.print(line, style="yellow")
     losses = {name: n for name in LOSSES if (n := reply.get("counters", {}).get(name, 0))}
     if losses:
         out.print("lost or uncertain: " + ", ".join(f"{name} {n}" for name, n in losses.items()), style="yellow")
     return 0
+
+
+def _risk(session: dict[str, Any]) -> str:
+    return " ".join(filter(None, (session["risk"], watched.score(session.get("fingerprint")))))
 
 
 def _age(seconds: float) -> str:

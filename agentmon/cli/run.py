@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from agentmon.cli import watched
 from agentmon.cli.common import (
     SOCKET_VARIABLE,
     UsageError,
@@ -43,6 +44,7 @@ def register(subparsers: Any) -> None:
         "-p", "--policy", default="coding-agent", help="name of an installed policy, or a file (default: coding-agent)"
     )
     parser.add_argument("--workspace", metavar="DIR", help="what `{workspace}` means (default: the current directory)")
+    watched.add_options(parser)
     parser.add_argument("--user", metavar="USER", help="run CMD as this user (root only)")
     parser.add_argument("--as-root", action="store_true", help="with sudo: stay root")
     parser.add_argument("--allow-blind", action="store_true", help="go on although a canary was not stopped")
@@ -65,6 +67,7 @@ def handle(args: argparse.Namespace) -> int:
     workspace = workspace_directory(args.workspace)
     _warn_of_own_code(workspace)
     policy = policy_reference(args.policy)
+    watching = watched.fields(args, command[0])
     client = connect_or_start(args)
     import signal
 
@@ -74,7 +77,7 @@ def handle(args: argparse.Namespace) -> int:
     try:
         reply = client.call(
             "enroll", pid=child.pid, policy=policy, workspace=workspace, uid=target.uid, waiting=True,
-            command=" ".join(command)[:1000],
+            command=" ".join(command)[:1000], **watching,
         )  # fmt: skip
         if not reply["enforcing"]:
             message = "this host does not enforce everything; see `agentmon doctor`"
@@ -83,6 +86,8 @@ def handle(args: argparse.Namespace) -> int:
             say(f"warning: {message}")
         if reply["unheld"]:
             say(f"note: this host cannot hold all that the policy holds, and denies it: {', '.join(reply['unheld'])}")
+        for note in reply["notes"]:
+            say(f"note: {note}")
         close = {finding["fd"]: finding for finding in reply["findings"] if finding["fd"] is not None}
         for fd, finding in sorted(close.items()):
             if fd <= 2:

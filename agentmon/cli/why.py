@@ -7,6 +7,7 @@ import argparse
 import time
 from typing import Any
 
+from agentmon.cli import watched
 from agentmon.cli.common import add_json, add_verb, connect_inside, print_json, say
 
 #: How often `--follow` asks.
@@ -61,6 +62,9 @@ def show(reply: dict[str, Any], *, as_json: bool, follow: bool) -> None:
         for denial in reply["denials"]:
             print_json({"session": reply["session"], "policy": reply["policy"], **denial})
         return
+    if not follow:
+        for line in watched.why(reply):
+            print(line, flush=True)
     if reply["left_out"]:
         say(f"{reply['left_out']} earlier ones are not shown; see --last")
     for line in telling.denials(reply["denials"]):

@@ -8,13 +8,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agentmon.audit.read import latest_blocked
+from agentmon.audit.read import latest
 from agentmon.daemon.policies import Source
 from agentmon.daemon.state import SessionState
 from agentmon.engine import Questions, Session, View
 from agentmon.errors import AgentmonError, KernelError, PolicyError
 from agentmon.host.freeze import thaw
-from agentmon.model.records import GENERATION
+from agentmon.model.conditions import Risk
+from agentmon.model.records import GENERATION, Record
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
@@ -73,11 +74,38 @@ def adopt(daemon: Daemon) -> None:
 def _remember(daemon: Daemon) -> None:
     """What agents were refused and what they asked, for they may ask again."""
     daemon.questions = Questions(q for q in daemon.directory.load_questions() if q.session in daemon.states)
+    records: list[Record] = []
     with contextlib.suppress(AgentmonError):  # a log that was moved aside is told of elsewhere
-        for record in latest_blocked(daemon.audit.path, daemon.states):
+        records = latest(daemon.audit.path, daemon.states)
+        for record in records:
             session = daemon.engine.find(record.session)
-            if session is not None:
+            if session is not None and record.blocked and "quiet" not in record.flags:
                 session.recall(record if record.kind == "decision" else record._replace(operation="name"))
+    for state in daemon.states.values():
+        if state.profile:
+            _watch(daemon, state, records)
+
+
+def _watch(daemon: Daemon, state: SessionState, records: list[Record]) -> None:
+    """Go on watching: the level is as it was, and how far it is comes from the end of the log."""
+    session = daemon.engine.find(state.id)
+    assert session is not None
+    try:
+        baseline = daemon.baselines.load(state.profile)
+    except AgentmonError as error:
+        daemon.unwatched[state.id] = str(error)
+        daemon.report(
+            Record(
+                time.time_ns(), "session", state.id, uid=state.uid, operation="unwatched", object=state.profile,
+                detail=f"the risk stays {session.risk}", reason=str(error),
+            )
+        )  # fmt: skip
+        return
+    level = Risk[session.risk.upper()]
+    # what the operator set is not what was found
+    found = level if session.risk != session.floor else Risk.NORMAL
+    own = [record for record in records if record.session == state.id and record.time_ns >= state.started_ns]
+    daemon.risks.watch(session, baseline, state.home, before=own, level=found)
 
 
 def _take(daemon: Daemon, state: SessionState) -> None:
@@ -102,6 +130,7 @@ def _take(daemon: Daemon, state: SessionState) -> None:
     daemon.states[state.id] = state
     daemon.book.adopt(state.digest, state.policy_slot, state.generation, prepared)
     session.risk = daemon.monitor.risk(state.slot).word
+    session.floor = state.floor if state.profile else session.risk
     daemon.engine.open(session)
     if state.before is not None:
         # decisions from before the reload may wait in the ring

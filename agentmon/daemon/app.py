@@ -16,6 +16,7 @@ from agentmon.audit.store import AuditLog
 from agentmon.control.protocol import encode
 from agentmon.control.server import Server
 from agentmon.daemon import adoption, enrolment
+from agentmon.daemon.baselines import Baselines
 from agentmon.daemon.config import Config
 from agentmon.daemon.health import Health, check
 from agentmon.daemon.holding import Holding
@@ -37,14 +38,18 @@ from agentmon.engine import (
     Recount,
     Report,
     ResolveScript,
+    Risks,
     Session,
+    SetRisk,
     Settle,
     Tell,
     Unpark,
+    Warn,
 )
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.kernel.monitor import Monitor
+from agentmon.model.conditions import Risk
 from agentmon.model.operations import Action, is_kept
 from agentmon.model.records import Record
 from agentmon.model.text import clean
@@ -58,6 +63,8 @@ RECONCILE_S = 2.0
 #: An embedded daemon that nobody uses ends after this long.
 EMBEDDED_GRACE_S = 1.0
 READ_LIMIT = 2_000
+#: Records judged by baselines at once: some milliseconds, then it is the others' turn.
+JUDGED_AT_ONCE = 200
 
 
 class Daemon:
@@ -76,6 +83,11 @@ class Daemon:
         self.states: dict[str, SessionState] = {}
         self.names = SessionNames(self)
         self.questions = Questions()
+        self.baselines = Baselines(config.fingerprint.directory)
+        usual = config.fingerprint
+        self.risks = Risks(usual.alerts_per_day, usual.elevated_rate, usual.rate)
+        self.unwatched: dict[str, str] = {}  # sessions whose baseline cannot be used, and why
+        self._judging = False
         self.holding = Holding(self)
         self.notifications = Notifications(open_channels(config.notify), log)
         self.ended: OrderedDict[str, Session] = OrderedDict()
@@ -127,6 +139,8 @@ class Daemon:
 
     def _end(self) -> None:
         self.drain()
+        while self.risks.waiting:  # there may be an alert in it
+            self.execute_all(self.risks.turn(JUDGED_AT_ONCE))
         self.holding.end("the daemon was stopped")
         # First the socket: whoever finds none starts a daemon of its own, which then finds the pins.
         self.server.stop()
@@ -197,9 +211,26 @@ class Daemon:
         if not records:
             return
         self.audit.append(records)
+        self.risks.add(records)
+        if self.risks.waiting and not self._judging:
+            self._judging = True
+            asyncio.get_running_loop().call_soon(self._judge)
         if any(connection.watching for connection in self.server.connections):
             for record in records:
                 self.server.publish(record, lambda record=record: encode({"event": record.as_json()}))  # type: ignore[misc]
+
+    def _judge(self) -> None:
+        """A slice of what sessions under a baseline did; the rest when the loop comes round again."""
+        self.execute_all(self.risks.turn(JUDGED_AT_ONCE))
+        self._judging = self.risks.waiting
+        if self._judging:
+            asyncio.get_running_loop().call_soon(self._judge)
+        self.settle()
+
+    def go_on(self) -> None:
+        """What cannot wait, while something else takes long."""
+        self.drain()
+        self.holding.tick()
 
     def execute_all(self, commands: Iterable[Command]) -> None:
         """Do what the engine says."""
@@ -229,12 +260,22 @@ class Daemon:
             case Tell(event, approval):
                 owner = self.engine.session(approval.slot)
                 self.notifications.tell(event, approval, owner.uid if owner else approval.uid)
+            case SetRisk(session, level):
+                self.set_risk(session, level)
+            case Warn(session, record):
+                self.notifications.warn(record, session)
             case Unpark(key):
                 self.holding.ended(key)
             case Recount():
                 self._recount = True
             case EndSession(session):
                 self._close(session)
+
+    def set_risk(self, session: Session, level: Risk) -> None:
+        """What rules on risk go by from its next operation on. Raises `KernelError`; one that has ended has none."""
+        if self.engine.session(session.slot) is session:
+            self.monitor.set_risk(session.slot, level)
+        session.risk = level.word
 
     # -- sessions ---------------------------------------------------------------------------------------------
 
@@ -270,6 +311,8 @@ class Daemon:
 
     def _forget(self, session_id: str) -> None:
         self.names.close(session_id)
+        self.risks.ended(session_id)
+        self.unwatched.pop(session_id, None)
         if self.questions.forget(session_id):
             self.directory.save_questions(self.questions.all())
         state = self.states.pop(session_id, None)

@@ -134,6 +134,10 @@ class Webhook:
 
 def told(message: Message) -> tuple[str, str]:
     """A title and a text, for people."""
+    if message["event"] == "risk":
+        by = [f"by {message['command']}"] if message["command"] else []
+        title = f"agentmon: the risk of {message['session']} rose"
+        return title, "\n".join([message["detail"], *message["reason"].split("; "), *by, "agentmon ps"])
     what = {
         "asked": "waits for your answer",
         "changed": "changed while it was held, and is asked again",

@@ -100,12 +100,34 @@ class NotifyConfig(_Table):
         return self
 
 
+class FingerprintConfig(_Table):
+    """``[fingerprint]``: sessions that are watched by what is usual for their agent."""
+
+    directory: Path = Path("/var/lib/agentmon/profiles")
+    """Where baselines are."""
+    profiles: dict[str, str] = {}
+    """The baseline of sessions that name none: by the name of their policy."""
+    rate: float = Field(default=0.01, gt=0, lt=1)
+    """False alerts per session to accept of the level `high`, if the agent behaves as in its baseline."""
+    elevated_rate: float = Field(default=0.05, gt=0, lt=1)
+    """The same of `elevated`."""
+    alerts_per_day: int = Field(default=20, ge=0, le=10_000)
+    """Rises of the risk that one owner is told in a day; what is beyond counts all the same, and is in the log."""
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        if self.elevated_rate < self.rate:
+            raise ValueError("`elevated_rate` must not be below `rate`: who is at high risk is at elevated risk")
+        return self
+
+
 class Config(_Table):
     """The whole file."""
 
     daemon: DaemonConfig = DaemonConfig()
     hold: HoldConfig = HoldConfig()
     notify: NotifyConfig = NotifyConfig()
+    fingerprint: FingerprintConfig = FingerprintConfig()
 
 
 def load(path: Path = PATH, *, required: bool = False) -> Config:
@@ -139,7 +161,9 @@ def _mistake(path: Path, text: str, location: tuple[int | str, ...], message: st
     if len(names) > 1:
         line = _line(text, key, line)
     if message == "Extra inputs are not permitted":
-        tables: dict[str, type[_Table]] = {"daemon": DaemonConfig, "hold": HoldConfig, "notify": NotifyConfig}
+        tables: dict[str, type[_Table]] = {
+            "daemon": DaemonConfig, "hold": HoldConfig, "notify": NotifyConfig, "fingerprint": FingerprintConfig,
+        }  # fmt: skip
         known = list(tables[table].model_fields if len(names) > 1 else Config.model_fields)
         near = difflib.get_close_matches(key, known, 1)
         message = f"unknown key `{key}`" + (f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")

@@ -18,6 +18,7 @@ from agentmon.daemon.policies import Prepared, Source
 from agentmon.daemon.requests import Enroll
 from agentmon.daemon.state import SessionState
 from agentmon.engine import Process, Session
+from agentmon.fingerprint.drift import changed_agent
 from agentmon.host import process
 from agentmon.host.freeze import Freezer
 from agentmon.host.holdings import Holding, holdings
@@ -64,6 +65,7 @@ class Enrolled:
     orphans: list[Orphan]
     unstoppable: list[ProcessKey]
     unheld: list[str]  # rules that hold what this tier can only deny
+    notes: list[str]
 
 
 def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
@@ -80,6 +82,8 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
     source = Source(request.policy.name, request.policy.text)
     check_size(peer, source)
     prepared = daemon.book.prepare(source, workspace=request.workspace, home=home, user=user)
+    profile = request.profile or daemon.config.fingerprint.profiles.get(prepared.name, "")
+    baseline = daemon.baselines.load(profile, daemon.go_on) if profile else None
 
     monitor, engine = daemon.monitor, daemon.engine
     policy_slot, generation = daemon.book.acquire(monitor, prepared)
@@ -96,15 +100,22 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
     state = SessionState(
         session.id, slot, serial, prepared.name, policy_slot, generation, prepared.digest, source.text, source.file,
         request.workspace, home, user, uid, session.command, session.started_ns, list(prepared.compiled.rules),
-        first_generation=generation, by_root=not peer.uid,
+        first_generation=generation, by_root=not peer.uid, profile=profile,
     )  # fmt: skip
     daemon.states[session.id] = state
     engine.open(session)
+    notes = []
+    if baseline is not None:
+        daemon.risks.watch(session, baseline, home)
+        if request.agent is not None and (changed := changed_agent(baseline, request.agent.sha256)):
+            notes.append(changed)
     try:
         daemon.holding.expect(prepared.bound, peer.uid)
         daemon.names.open(session.id, prepared.compiled)
         with Freezer() as freezer:
-            return _mark(daemon, peer, request, session, state, prepared, freezer)
+            done = _mark(daemon, peer, request, session, state, prepared, freezer)
+            done.notes.extend(notes)
+            return done
     except BaseException:
         daemon.undo(session)
         raise
@@ -150,7 +161,7 @@ def _mark(
     if not request.waiting:
         refuse_unaccepted(findings, request.accept)
     found = [] if request.waiting else orphans({key.pid for key in keys})
-    return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor, peer.uid))
+    return Enrolled(session, keys, findings, found, unstoppable, _unheld(prepared.bound, daemon.monitor, peer.uid), [])
 
 
 def _unheld(bound: BoundPolicy, monitor: Monitor, uid: int) -> list[str]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from agentmon.daemon.channels import Channel, Desktop, Hook, Message, UndeliveredError, Webhook
 from agentmon.daemon.config import NotifyConfig
-from agentmon.engine import Approval
+from agentmon.engine import Approval, Session
 from agentmon.errors import ConfigError
 from agentmon.host import process
+from agentmon.model.records import Record
 from agentmon.model.text import clean
 
 #: Of one channel. What comes when so many wait is dropped, and counted.
@@ -33,23 +34,30 @@ class Notifications:
         self.dropped = 0
         self.failed = 0
 
+    def warn(self, record: Record, session: Session) -> None:
+        """Queue the rise of a session's risk."""
+        if self._queues:
+            self._queue(risk_message(record, session), session.id)
+
     def tell(self, event: str, approval: Approval, owner: int, command: Sequence[str] = ()) -> None:
         """Queue it. ``owner``: the user of the session."""
         if not self._queues:
             return
+        self._queue(as_message(event, approval, owner, command), approval.id)
+
+    def _queue(self, message: Message, what: str) -> None:
         if not self._started:  # threads cost; most daemons never need one
             self._started = True
             for channel, messages in self._queues:
                 threading.Thread(
                     target=self._deliver, args=(channel, messages), name=f"notify-{channel.name}", daemon=True
                 ).start()
-        message = as_message(event, approval, owner, command)
         for channel, messages in self._queues:
             try:
                 messages.put_nowait(message)
             except queue.Full:
                 self.dropped += 1
-                self._log(f"notify: {channel.name}: {QUEUED} wait already; {approval.id} is not told there")
+                self._log(f"notify: {channel.name}: {QUEUED} wait already; {what} is not told there")
 
     def _deliver(self, channel: Channel, messages: queue.Queue[Message]) -> None:
         said = ""
@@ -77,6 +85,15 @@ def as_message(event: str, approval: Approval, owner: int, command: Sequence[str
         "rule": approval.rule,
         "reason": _fit(approval.reason), "command": _fit(" ".join(command) or approval.comm),
         "asked_ns": approval.asked_ns, "deadline_ns": approval.deadline_ns,
+    }  # fmt: skip
+
+
+def risk_message(record: Record, session: Session) -> dict[str, Any]:
+    """What all channels tell of a rise of the risk."""
+    return {
+        "v": 1, "event": "risk", "host": socket.gethostname(), "id": session.id, "session": session.id,
+        "uid": session.uid, "operation": "risk", "object": session.risk, "rule": "", "reason": _fit(record.reason),
+        "command": _fit(session.command), "detail": _fit(record.detail), "asked_ns": record.time_ns, "deadline_ns": 0,
     }  # fmt: skip
 
 

@@ -31,6 +31,13 @@ class PolicyRef(Request):
     text: str = Field(default="", max_length=MAX_POLICY_BYTES)
 
 
+class Agent(Request):
+    """The agent's program, as whoever starts it sees it."""
+
+    path: str = Field(max_length=4096)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Enroll(Request):
     """Fence a process and all its descendants."""
 
@@ -43,6 +50,9 @@ class Enroll(Request):
     waiting: bool = False
     """`run`: the process is a child of the sender that waits to be let go; it need not be stopped."""
     accept: list[str] = Field(default_factory=list, max_length=4096)
+    profile: str | None = Field(default=None, max_length=64)
+    """The baseline that it is watched by."""
+    agent: Agent | None = None
 
 
 class Release(Request):

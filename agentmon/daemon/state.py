@@ -58,6 +58,8 @@ class SessionState:
     before: InForce | None = None
     first_generation: int = 0  # that it was enrolled under
     by_root: bool = False  # who put it under the policy in force
+    profile: str = ""  # the baseline that it is watched by
+    floor: str = "normal"  # the risk that an operator gave it
 
     @property
     def in_force(self) -> InForce:

@@ -53,8 +53,10 @@ class Told:
             for question in answers:
                 question.told = True
             self._save()
+        watched = None if caller.inside else self._daemon.risks.of(session.id)  # else an agent could steer by it
         return {
-            "session": session.id, "policy": session.policy, "number": session.blocked,
+            "session": session.id, "policy": session.policy, "number": session.blocked, "risk": session.risk,
+            "fingerprint": watched.as_json() if watched else None,
             "left_out": len(found) - len(shown),
             "denials": [_denial(denial, allowed) for denial in shown],
             "answers": [_question(question) for question in answers],

@@ -142,6 +142,12 @@ class Verbs:
         daemon.drain()
         own = [s for s in daemon.engine.sessions if caller.may_see(s)]
         answer = {**self._ping(), "posture": self._posture(), "sessions": [_session(s) for s in own]}
+        if not caller.inside:  # else an agent could steer by it
+            for session, listed in zip(own, answer["sessions"], strict=True):
+                watched = daemon.risks.of(session.id)
+                listed["fingerprint"] = watched.as_json() if watched else None
+                if (profile := daemon.states[session.id].profile) and not watched:
+                    listed["fingerprint"] = {"profile": profile, "error": daemon.unwatched.get(session.id, "")}
         if caller.privileged:
             for session, listed in zip(own, answer["sessions"], strict=True):
                 listed["policy_file"] = daemon.states[session.id].file
@@ -162,6 +168,8 @@ class Verbs:
             "audit_written": daemon.audit.written,
             "audit_lost": daemon.audit.lost,
             "watch_dropped": daemon.server.dropped,
+            "unjudged": daemon.risks.unjudged,
+            "alerts_withheld": daemon.risks.withheld,
             "notify_dropped": daemon.notifications.dropped,
             "notify_failed": daemon.notifications.failed,
             **{f"names_{what}": number for what, number in sorted(daemon.names.counts().items())},
@@ -176,7 +184,8 @@ class Verbs:
             Record(
                 session.started_ns, "session", session.id, request.pid, uid=session.uid, comm=session.command[:64],
                 operation="enrolled", object=session.workspace,
-                detail=f"policy {session.policy}, {len(done.processes)} processes, by uid {peer.uid}, "
+                detail=f"policy {session.policy}, {len(done.processes)} processes, "
+                f"{f'profile {state.profile}, ' if state.profile else ''}by uid {peer.uid}, "
                 f"user {state.user}, home {state.home}",  # read again by policy/recorded.py
             )
         )  # fmt: skip
@@ -197,6 +206,8 @@ class Verbs:
             "findings": [finding.as_json() for finding in done.findings],
             "orphans": [{"pid": o.pid, "comm": o.comm, "why": o.why} for o in done.orphans],
             "unheld": done.unheld,
+            "profile": state.profile or None,
+            "notes": done.notes,
             "unstoppable": [key.pid for key in done.unstoppable],
         }  # fmt: skip
 
@@ -233,8 +244,11 @@ class Verbs:
         levels = {risk.word: risk for risk in Risk}
         if request.level not in levels:
             raise RefusedError(f"unknown risk `{request.level}`; known: {', '.join(levels)}", "usage")
-        was, session.risk = session.risk, request.level
-        daemon.monitor.set_risk(session.slot, levels[request.level])
+        was, level = session.risk, daemon.risks.floor(session, levels[request.level])
+        daemon.set_risk(session, level)
+        state = daemon.states[session.id]
+        state.floor = session.floor
+        daemon.directory.save(state)
         daemon.report(
             Record(
                 time.time_ns(), "session", session.id, uid=session.uid, operation="risk",
@@ -311,6 +325,8 @@ class Verbs:
 def _is_news(record: Record) -> bool:
     if record.kind == "decision":
         return (record.blocked or bool(record.would)) and "quiet" not in record.flags
+    if record.flags == "quiet":
+        return False
     return record.kind in ("session", "name", "mismatch", "daemon", "approval")
 
 

@@ -10,13 +10,16 @@ from agentmon.engine.commands import (
     Recount,
     Report,
     ResolveScript,
+    SetRisk,
     Settle,
     Tell,
     Unpark,
+    Warn,
 )
 from agentmon.engine.core import Engine
 from agentmon.engine.holds import Approval, Limits
 from agentmon.engine.questions import Question, Questions
+from agentmon.engine.risks import Risks, Watched
 from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View
 
 __all__ = [
@@ -37,9 +40,13 @@ __all__ = [
     "Recount",
     "Report",
     "ResolveScript",
+    "Risks",
     "Session",
+    "SetRisk",
     "Settle",
     "Tell",
     "Unpark",
     "View",
+    "Warn",
+    "Watched",
 ]

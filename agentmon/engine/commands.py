@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agentmon.engine.holds import Approval, Waiter
 from agentmon.engine.sessions import Session
+from agentmon.model.conditions import Risk
 from agentmon.model.events import Decision, ProcessKey
 from agentmon.model.operations import Action
 from agentmon.model.records import Record
@@ -89,4 +90,22 @@ class Tell:
     approval: Approval
 
 
-Command = Tell | Park | Settle | Unpark | Report | Mismatch | Kill | ResolveScript | Recount | EndSession
+@dataclass(frozen=True, slots=True)
+class SetRisk:
+    """The risk of a session is another: tell the kernel."""
+
+    session: Session
+    level: Risk
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """People should hear of this now: the risk of a session rose, as its record says."""
+
+    session: Session
+    record: Record
+
+
+Command = (
+    SetRisk | Warn | Tell | Park | Settle | Unpark | Report | Mismatch | Kill | ResolveScript | Recount | EndSession
+)

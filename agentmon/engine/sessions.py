@@ -110,6 +110,7 @@ class Session:
     workspace: str = ""
     command: str = ""
     risk: str = "normal"
+    floor: str = "normal"  # what the operator said: the risk is never less
     generations: dict[int, View] = field(default_factory=dict)
     processes: dict[ProcessKey, Process] = field(default_factory=dict)
     decisions: int = 0

@@ -93,11 +93,22 @@ class Watcher:
         self._thresholds = (calibration.threshold(elevated), calibration.threshold(high))
         self._promised = tuple(max(rate, calibration.least) for rate in (elevated, high))
         self.level = 0
+        self._settled = 0
         self._calm = 0
         self._standard = baseline.standard
         self._highest, self._p = NO_SCORE, 1.0
         self._history: deque[float] = deque(maxlen=LATEST)
         self._latest: deque[Noted] = deque(maxlen=LATEST)
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Scores above which the level is elevated, and high."""
+        return self._thresholds
+
+    def settle(self) -> None:
+        """Somebody looked at it: the level is normal until the score was below, and is above once more."""
+        self._settled = max(self._settled, self.level)
+        self.level = self._calm = 0
 
     @property
     def progress(self) -> Progress:
@@ -133,6 +144,9 @@ class Watcher:
 
     def _change(self, now_ns: int, score: float) -> Alert | None:
         reached = sum(score > threshold for threshold in self._thresholds)
+        if self._settled:
+            self._settled = min(self._settled, reached)
+            reached = reached if reached > self._settled else 0
         if reached > self.level:
             self.level, self._calm = reached, 0
             if not self._budget.take(now_ns):

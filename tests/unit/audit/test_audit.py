@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.audit import AuditLog, read, verify
-from agentmon.audit.read import LATEST_RECORDS, latest_blocked
+from agentmon.audit.read import LATEST_RECORDS, latest
 from agentmon.errors import AgentmonError
 from agentmon.model.records import Record
 
@@ -120,17 +120,17 @@ def test_sql_sees_one_row_a_record(path: Path) -> None:
     database.close()
 
 
-def test_what_was_blocked_last_is_found_from_the_end(path: Path) -> None:
+def test_what_sessions_did_last_is_found_from_the_end(path: Path) -> None:
     def record(session: str, name: str, verdict: str = "deny", flags: str = "") -> Record:
         return Record(1, "decision", session, operation="read", object=name, verdict=verdict, flags=flags)
 
     with pytest.raises(AgentmonError, match="there is no audit log"):
-        latest_blocked(path, ["s-1"])
-    assert latest_blocked(path, []) == []
+        latest(path, ["s-1"])
+    assert latest(path, []) == []
     log = AuditLog(path)
     log.append([record("s-1", "too early")])
     log.append([record("s-2", "other")] * (LATEST_RECORDS - 4))
     log.append([record("s-1", "a"), record("s-1", "expected", flags="pinned,quiet"), record("s-1", "b", "allow")])
     log.append([record("s-1", "c", "kill")])
     log.close()
-    assert [r.object for r in latest_blocked(path, ["s-1", "s-3"])] == ["a", "c"]
+    assert [r.object for r in latest(path, ["s-1", "s-3"])] == ["a", "expected", "b", "c"]

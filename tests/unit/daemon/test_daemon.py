@@ -39,6 +39,8 @@ def test_a_missing_configuration_is_the_default(tmp_path: Path) -> None:
         ("[hold]\nopen_per_sesion = 3\n", ":2:1: unknown key `open_per_sesion`, did you mean `open_per_session`?"),
         ("[hold]\nexpire_s = 0\n", ":2:1: `expire_s`: input should be greater"),
         ("[daemon\n", ":1:8: "),
+        ("[fingerprint]\nrat = 0.1\n", ":2:1: unknown key `rat`, did you mean `rate`?"),
+        ("[fingerprint]\nrate = 0.1\nelevated_rate = 0.05\n", ":1:1: `fingerprint`: `elevated_rate` must not be below"),
     ],
 )
 def test_mistakes_name_their_place(tmp_path: Path, text: str, words: str) -> None:
