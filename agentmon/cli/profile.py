@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentmon.cli.common import Parser, add_json, add_verb, audit_path, print_json, say
+from agentmon.cli.common import Parser, add_json, add_verb, audit_path, fingerprint_settings, print_json, say
 from agentmon.cli.recorded import SESSION_HELP, add_log
 from agentmon.errors import AgentmonError
 
@@ -78,7 +78,7 @@ def register(subparsers: Any) -> None:
     bring.add_argument("--sha256", metavar="HASH", help="refuse any other content than that of this hash")
     bring.set_defaults(func=handle_import)
     for verb in verbs.choices.values():
-        verb.add_argument("--directory", type=Path, default=DIRECTORY, metavar="DIR", help="default: %(default)s")
+        verb.add_argument("--directory", type=Path, metavar="DIR", help=f"where baselines are (default: {DIRECTORY})")
         add_json(verb)
 
 
@@ -116,7 +116,7 @@ def _rate(text: str) -> float:
 def _store(args: argparse.Namespace) -> Store:
     from agentmon.fingerprint.store import Store
 
-    return Store(args.directory)
+    return Store(args.directory or Path(fingerprint_settings(args).get("directory", DIRECTORY)))
 
 
 def sessions(args: argparse.Namespace) -> list[Recorded]:
@@ -185,6 +185,8 @@ def handle_train(args: argparse.Namespace) -> int:
         try:
             baseline, refused = accept(old, sessions(args))
         except DriftError as error:
+            if error.noted is not None:
+                store.save(error.noted)
             _complain(args, error)
             return 2
         for one in refused:

@@ -15,17 +15,21 @@ from agentmon.model.text import clean
 
 NAME_HELP = "watch it by this baseline (`agentmon profile list`): what is unusual raises its risk"
 
+LEARN_HELP = "learn this baseline from it when it ends, and watch it by that as soon as there is one"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """``--profile``."""
-    parser.add_argument("--profile", metavar="NAME", help=NAME_HELP)
+    """``--profile`` and ``--learn``."""
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--profile", metavar="NAME", help=NAME_HELP)
+    how.add_argument("--learn", metavar="NAME", help=LEARN_HELP)
 
 
 def fields(args: argparse.Namespace, program: str) -> dict[str, Any]:
     """What to tell the daemon of it. ``program``: the agent's, a path or a name of a command."""
-    if not args.profile and not fingerprint_settings(args).get("profiles"):
+    if not args.profile and not args.learn and not fingerprint_settings(args).get("profiles"):
         return {}
-    return {"profile": args.profile, "agent": _hashed(program)}
+    return {"profile": args.profile, "learn": args.learn, "agent": _hashed(program)}
 
 
 def _hashed(program: str) -> dict[str, str] | None:
@@ -49,6 +53,8 @@ def score(found: dict[str, Any] | None) -> str:
         return ""
     if found.get("error"):
         return "?"
+    if to_go := found.get("to_go"):
+        return f"learning ({to_go['sessions']} to go)" if to_go["sessions"] else "learning"
     if found.get("score") is None:
         return "-"
     return f"{found['score']:.1f}{arrow(found['trend'])}"
@@ -79,3 +85,20 @@ def why(reply: dict[str, Any]) -> list[str]:
 
 def _risk(level: str, found: dict[str, Any]) -> str:
     return f"risk {level}, by `{found['profile']}`: score {found['rose']['score']:.1f}"
+
+
+def facts(found: dict[str, Any] | None) -> list[tuple[str, object]]:
+    """All that is known of it, each with its name."""
+    if not found:
+        return []
+    said: list[tuple[str, object]] = [("profile", found["profile"])]
+    if found.get("error"):
+        return [*said, ("not watched", found["error"])]
+    if to_go := found.get("to_go"):
+        return [*said, ("learning", f"{to_go['sessions']} sessions, {to_go['windows']} windows to go")]
+    if found.get("score") is not None:
+        limits = found["thresholds"]
+        said.append(("score", f"{found['score']:.2f} ({found['trend']:+.2f} in 64 acts), {found['acts']} acts"))
+        said.append(("thresholds", f"elevated above {limits['elevated']:.2f}, high above {limits['high']:.2f}"))
+    rose = found.get("rose")
+    return [*said, *(("rose", reason) for reason in (rose["reasons"] if rose else ()))]

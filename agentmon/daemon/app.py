@@ -20,6 +20,7 @@ from agentmon.daemon.baselines import Baselines
 from agentmon.daemon.config import Config
 from agentmon.daemon.health import Health, check
 from agentmon.daemon.holding import Holding
+from agentmon.daemon.learning import Learning
 from agentmon.daemon.names import SessionNames
 from agentmon.daemon.notifications import Notifications, open_channels
 from agentmon.daemon.notify import notify, watchdog_interval_s
@@ -87,6 +88,7 @@ class Daemon:
         usual = config.fingerprint
         self.risks = Risks(usual.alerts_per_day, usual.elevated_rate, usual.rate)
         self.unwatched: dict[str, str] = {}  # sessions whose baseline cannot be used, and why
+        self.learning = Learning(self)
         self._judging = False
         self.holding = Holding(self)
         self.notifications = Notifications(open_channels(config.notify), log)
@@ -111,6 +113,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         log(self.audit.notice)
         adoption.adopt(self)
+        self.learning.resume()
         self.check()
         self.server.start()
         loop.add_reader(self.monitor.fileno(), self.drain)
@@ -126,6 +129,7 @@ class Daemon:
                     await asyncio.wait_for(self._stop.wait(), POLL_S)
                 self.drain()
                 self.holding.tick()
+                self.learning.tick()
                 self.settle()
                 if beat is not None and time.monotonic() - last_beat >= beat:
                     notify("WATCHDOG=1")
@@ -141,6 +145,7 @@ class Daemon:
         self.drain()
         while self.risks.waiting:  # there may be an alert in it
             self.execute_all(self.risks.turn(JUDGED_AT_ONCE))
+        self.learning.end()
         self.holding.end("the daemon was stopped")
         # First the socket: whoever finds none starts a daemon of its own, which then finds the pins.
         self.server.stop()
@@ -156,7 +161,7 @@ class Daemon:
             self.monitor.detach()
 
     def _unused(self) -> bool:
-        if self.engine.sessions or self.server.connections:
+        if self.engine.sessions or self.server.connections or self.learning.busy:
             self._idle_since = time.monotonic()
         return time.monotonic() - self._idle_since > EMBEDDED_GRACE_S
 
@@ -263,7 +268,7 @@ class Daemon:
             case SetRisk(session, level):
                 self.set_risk(session, level)
             case Warn(session, record):
-                self.notifications.warn(record, session)
+                self.notifications.warn(record, session.command)
             case Unpark(key):
                 self.holding.ended(key)
             case Recount():
@@ -301,6 +306,7 @@ class Daemon:
 
     def undo(self, session: Session) -> None:
         """An enrolment failed: as if it had never been, but for the record."""
+        self.states[session.id].learn = ""
         self.release(session, "refused")
 
     def _close(self, session: Session) -> None:
@@ -318,6 +324,8 @@ class Daemon:
         state = self.states.pop(session_id, None)
         self.directory.remove(session_id)
         if state is not None:
+            if state.learn:
+                self.learning.add(state)
             with contextlib.suppress(KernelError):
                 self.book.release(self.monitor, state.policy_slot)
 

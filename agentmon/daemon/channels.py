@@ -134,9 +134,12 @@ class Webhook:
 
 def told(message: Message) -> tuple[str, str]:
     """A title and a text, for people."""
-    if message["event"] == "risk":
+    if message["event"] in ("risk", "drift"):
         by = [f"by {message['command']}"] if message["command"] else []
-        title = f"agentmon: the risk of {message['session']} rose"
+        what = f"the risk of {message['session']} rose"
+        if message["event"] == "drift":
+            what = f"baseline {message['object']} drifts"
+        title = f"agentmon: {what}"
         return title, "\n".join([message["detail"], *message["reason"].split("; "), *by, "agentmon ps"])
     what = {
         "asked": "waits for your answer",

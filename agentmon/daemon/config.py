@@ -114,6 +114,9 @@ class FingerprintConfig(_Table):
     alerts_per_day: int = Field(default=20, ge=0, le=10_000)
     """Rises of the risk that one owner is told in a day; what is beyond counts all the same, and is in the log."""
 
+    learn_sessions: int = Field(default=30, ge=10, le=10_000)
+    """Sessions of a new agent that its first baseline is made of: n promise no less than one false alert in n + 1."""
+
     @model_validator(mode="after")
     def _check_rates(self) -> Self:
         if self.elevated_rate < self.rate:

@@ -19,6 +19,7 @@ from agentmon.daemon.requests import Enroll
 from agentmon.daemon.state import SessionState
 from agentmon.engine import Process, Session
 from agentmon.fingerprint.drift import changed_agent
+from agentmon.fingerprint.store import check_name
 from agentmon.host import process
 from agentmon.host.freeze import Freezer
 from agentmon.host.holdings import Holding, holdings
@@ -82,7 +83,7 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
     source = Source(request.policy.name, request.policy.text)
     check_size(peer, source)
     prepared = daemon.book.prepare(source, workspace=request.workspace, home=home, user=user)
-    profile = request.profile or daemon.config.fingerprint.profiles.get(prepared.name, "")
+    profile = _profile(daemon, peer, request, prepared.name)
     baseline = daemon.baselines.load(profile, daemon.go_on) if profile else None
 
     monitor, engine = daemon.monitor, daemon.engine
@@ -101,10 +102,11 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
         session.id, slot, serial, prepared.name, policy_slot, generation, prepared.digest, source.text, source.file,
         request.workspace, home, user, uid, session.command, session.started_ns, list(prepared.compiled.rules),
         first_generation=generation, by_root=not peer.uid, profile=profile,
+        learn=request.learn or "", agent=request.agent.model_dump() if request.agent else None,
     )  # fmt: skip
     daemon.states[session.id] = state
     engine.open(session)
-    notes = []
+    notes = [daemon.learning.note(request.learn)] if request.learn and baseline is None else []
     if baseline is not None:
         daemon.risks.watch(session, baseline, home)
         if request.agent is not None and (changed := changed_agent(baseline, request.agent.sha256)):
@@ -124,6 +126,21 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
             state.frozen = []
             if session.id in daemon.states:
                 daemon.directory.save(state)
+
+
+def _profile(daemon: Daemon, peer: Peer, request: Enroll, policy: str) -> str:
+    """The baseline to watch it by; empty if there is none. Raises `RefusedError` or `AgentmonError`."""
+    from agentmon.daemon.app import is_group_member
+
+    if request.learn is not None:
+        if request.profile is not None:
+            raise RefusedError("either it is watched by a `profile`, or it is to `learn` one", "usage")
+        group = daemon.config.daemon.group
+        if peer.uid and not is_group_member(peer.uid, group):
+            # else anybody could teach it what to take for usual
+            raise RefusedError(f"only root and members of the group `{group}` may have a baseline learn", "forbidden")
+        return request.learn if check_name(request.learn) in daemon.baselines.store.names() else ""
+    return request.profile or daemon.config.fingerprint.profiles.get(policy, "")
 
 
 def _mark(

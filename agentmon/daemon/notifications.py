@@ -11,7 +11,7 @@ from typing import Any
 
 from agentmon.daemon.channels import Channel, Desktop, Hook, Message, UndeliveredError, Webhook
 from agentmon.daemon.config import NotifyConfig
-from agentmon.engine import Approval, Session
+from agentmon.engine import Approval
 from agentmon.errors import ConfigError
 from agentmon.host import process
 from agentmon.model.records import Record
@@ -34,10 +34,10 @@ class Notifications:
         self.dropped = 0
         self.failed = 0
 
-    def warn(self, record: Record, session: Session) -> None:
-        """Queue the rise of a session's risk."""
+    def warn(self, record: Record, command: str) -> None:
+        """Queue the rise of a session's risk (`risk`), or the drift of its baseline (`drift`)."""
         if self._queues:
-            self._queue(risk_message(record, session), session.id)
+            self._queue(warning(record, command), record.session)
 
     def tell(self, event: str, approval: Approval, owner: int, command: Sequence[str] = ()) -> None:
         """Queue it. ``owner``: the user of the session."""
@@ -88,12 +88,13 @@ def as_message(event: str, approval: Approval, owner: int, command: Sequence[str
     }  # fmt: skip
 
 
-def risk_message(record: Record, session: Session) -> dict[str, Any]:
-    """What all channels tell of a rise of the risk."""
+def warning(record: Record, command: str) -> dict[str, Any]:
+    """What all channels tell of a rise of the risk, or of drift. ``command``: the session's."""
     return {
-        "v": 1, "event": "risk", "host": socket.gethostname(), "id": session.id, "session": session.id,
-        "uid": session.uid, "operation": "risk", "object": session.risk, "rule": "", "reason": _fit(record.reason),
-        "command": _fit(session.command), "detail": _fit(record.detail), "asked_ns": record.time_ns, "deadline_ns": 0,
+        "v": 1, "event": record.operation, "host": socket.gethostname(), "id": record.session,
+        "session": record.session, "uid": record.uid, "operation": record.operation, "object": record.object,
+        "rule": "", "reason": _fit(record.reason), "command": _fit(command), "detail": _fit(record.detail),
+        "asked_ns": record.time_ns, "deadline_ns": 0,
     }  # fmt: skip
 
 

@@ -52,6 +52,8 @@ class Enroll(Request):
     accept: list[str] = Field(default_factory=list, max_length=4096)
     profile: str | None = Field(default=None, max_length=64)
     """The baseline that it is watched by."""
+    learn: str | None = Field(default=None, max_length=64)
+    """The baseline that its end is learnt for; it is watched by it, if there is one already."""
     agent: Agent | None = None
 
 

@@ -59,6 +59,8 @@ class SessionState:
     first_generation: int = 0  # that it was enrolled under
     by_root: bool = False  # who put it under the policy in force
     profile: str = ""  # the baseline that it is watched by
+    learn: str = ""  # the baseline that learns from it
+    agent: dict[str, str] | None = None  # its program, for that
     floor: str = "normal"  # the risk that an operator gave it
 
     @property

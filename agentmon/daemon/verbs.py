@@ -144,10 +144,7 @@ class Verbs:
         answer = {**self._ping(), "posture": self._posture(), "sessions": [_session(s) for s in own]}
         if not caller.inside:  # else an agent could steer by it
             for session, listed in zip(own, answer["sessions"], strict=True):
-                watched = daemon.risks.of(session.id)
-                listed["fingerprint"] = watched.as_json() if watched else None
-                if (profile := daemon.states[session.id].profile) and not watched:
-                    listed["fingerprint"] = {"profile": profile, "error": daemon.unwatched.get(session.id, "")}
+                listed["fingerprint"] = self._fingerprint(session)
         if caller.privileged:
             for session, listed in zip(own, answer["sessions"], strict=True):
                 listed["policy_file"] = daemon.states[session.id].file
@@ -157,6 +154,18 @@ class Verbs:
                 "kernel_memory_bytes": daemon.monitor.memory_bytes(),
             }
         return answer
+
+    def _fingerprint(self, session: Session) -> dict[str, Any] | None:
+        daemon = self._daemon
+        watched, state = daemon.risks.of(session.id), daemon.states[session.id]
+        if watched is not None:
+            return {**watched.as_json(), "learns": bool(state.learn)}
+        if state.profile:
+            return {"profile": state.profile, "error": daemon.unwatched.get(session.id, "it ends")}
+        if state.learn:
+            sessions, windows = daemon.learning.to_go(state.learn)
+            return {"profile": state.learn, "learns": True, "to_go": {"sessions": sessions, "windows": windows}}
+        return None
 
     def _counters(self) -> dict[str, int]:
         daemon = self._daemon
@@ -185,7 +194,8 @@ class Verbs:
                 session.started_ns, "session", session.id, request.pid, uid=session.uid, comm=session.command[:64],
                 operation="enrolled", object=session.workspace,
                 detail=f"policy {session.policy}, {len(done.processes)} processes, "
-                f"{f'profile {state.profile}, ' if state.profile else ''}by uid {peer.uid}, "
+                f"{f'profile {state.profile}, ' if state.profile else ''}"
+                f"{f'learning {state.learn}, ' if state.learn else ''}by uid {peer.uid}, "
                 f"user {state.user}, home {state.home}",  # read again by policy/recorded.py
             )
         )  # fmt: skip
@@ -206,7 +216,7 @@ class Verbs:
             "findings": [finding.as_json() for finding in done.findings],
             "orphans": [{"pid": o.pid, "comm": o.comm, "why": o.why} for o in done.orphans],
             "unheld": done.unheld,
-            "profile": state.profile or None,
+            "profile": state.profile or None, "learn": state.learn or None,
             "notes": done.notes,
             "unstoppable": [key.pid for key in done.unstoppable],
         }  # fmt: skip

@@ -28,7 +28,12 @@ MOST = 1.0
 
 
 class DriftError(AgentmonError):
-    """The sessions accepted since the first ones are not like those any more."""
+    """The sessions accepted since the first ones are not like those any more.
+
+    ``noted``: the next revision, which learnt nothing but remembers the bets: they stay won.
+    """
+
+    noted: Baseline | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,13 @@ def accept(baseline: Baseline, sessions: Sequence[Recorded]) -> tuple[Baseline, 
                 good.append((session, scores[-1]))
     bet = capital(baseline, scores)
     if bet >= NOTICED:
-        raise DriftError(
+        error = DriftError(
             f"baseline `{body.name}`: sessions drift away from the {body.anchored} first accepted (odds"
             f" {bet:,.0f} to 1, over {len(body.later) + len(scores)} sessions): nothing was"
             " learnt; if the agent was changed on purpose, train a new baseline"
         )
+        error.noted = _extended(baseline, [], scores) if scores else None
+        raise error
     most = max(1, int(STEP * len(body.sessions)))
     if len(good) > most:
         raise AgentmonError(f"baseline `{body.name}`: at most {most} sessions at once, not {len(good)}")

@@ -21,7 +21,7 @@ pytest.importorskip("sklearn", reason="training needs scikit-learn")
 
 LEARNT = 14
 #: The agent looks at its project, changes it and tests it, each session otherwise. It stops where it is told.
-AGENT = """
+AGENT = """#!@PYTHON@
 import os, random, subprocess, sys
 seed, ground, stops = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 chance = random.Random(seed)
@@ -68,21 +68,22 @@ class Agents:
         self.host, self.home = host, home
         self.profiles = host.directory / "profiles"
         with host.config.open("a") as file:
-            file.write(f'[fingerprint]\ndirectory = "{self.profiles}"\n')
+            file.write(f'[fingerprint]\ndirectory = "{self.profiles}"\nlearn_sessions = 10\n')
         self.ground = host.directory / "project"
         (self.ground / "src").mkdir(parents=True)
         for n in range(8):
             (self.ground / f"src/part{n}.txt").write_text("some\n")
         (self.ground / "prize").write_text("the prize")
         self.program = host.directory / "agent.py"
-        self.program.write_text(AGENT)
+        self.program.write_text(AGENT.replace("@PYTHON@", sys.executable))
+        self.program.chmod(0o755)
         self.policy = host.policy(
             f"  - {{id: shut, on: read, paths: ['{self.ground}/prize'], when: {{risk: high}}, action: deny}}"
         )
 
-    def command(self, seed: int, *stops: str, profile: str = "made") -> list[str]:
-        watched = ["--profile", profile] if profile else []
-        program = [sys.executable, self.program, str(seed), self.ground, *stops]
+    def command(self, seed: int, *stops: str, profile: str = "made", how: str = "--profile") -> list[str]:
+        watched = [how, profile] if profile else []
+        program = [self.program, str(seed), self.ground, *stops]
         return list(map(str, ["run", "-p", self.policy, "--workspace", self.ground, *watched, "--", *program]))
 
     def learn(self) -> None:
@@ -98,16 +99,20 @@ class Agents:
         """What the log has of a session's risk."""
         return [r for r in read(self.host.audit) if r.session == session and r.operation in ("risk", "unwatched")]
 
+    def lessons(self, name: str) -> list[Record]:
+        """What came of learning."""
+        return [r for r in read(self.host.audit) if r.object == name and r.kind == "session"]
+
 
 class Running:
     """A session under way."""
 
-    def __init__(self, agents: Agents, seed: int, *stops: str) -> None:
+    def __init__(self, agents: Agents, seed: int, *stops: str, **how: str) -> None:
         host = agents.host
         self.agents = agents
         self.process = subprocess.Popen(
-            host.command(*agents.command(seed, *stops)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=host.environment(), cwd=host.directory,
+            host.command(*agents.command(seed, *stops, **how)), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=host.environment(), cwd=host.directory,
         )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -233,3 +238,43 @@ def test_a_profile_that_cannot_be_used_is_refused_and_said_after_a_restart(agent
             assert "does not match its hash" in record.reason
         finally:
             file.write_text(good)
+
+
+def test_a_new_agent_is_learnt_and_a_changed_one_is_not(agents: Agents) -> None:
+    host = agents.host
+
+    def learns(seed: int) -> tuple[str, Record]:
+        """What was noted at the beginning, and what came of it."""
+        known = len(agents.lessons("young"))
+        done = host.agentmon(*agents.command(seed, "normal", profile="young", how="--learn"), stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: len(agents.lessons("young")) > known, "what was learnt")
+        return done.stderr, agents.lessons("young")[-1]
+
+    note, first = learns(200)
+    assert "no baseline `young` yet: it is learnt, with 10 more sessions and 20 more windows of 64 acts to go" in note
+    assert first.operation == "collected"
+    assert first.detail.startswith("9 more sessions")
+    for seed in range(201, 208):
+        learns(seed)
+    with Running(agents, 208, "normal", how="--learn", profile="young") as run:
+        assert run.seen()["fingerprint"]["to_go"]["sessions"] == 2
+        assert "learning (2 to go)" in host.agentmon("ps").stdout
+        restart(host)
+        assert "learning (2 to go)" in host.agentmon("ps").stdout
+        run.end()
+        wait_for(lambda: agents.lessons("young")[-1].detail == "1 more session to go", "its end to be learnt")
+    _, last = learns(209)
+    assert last.operation == "trained"
+    assert last.detail == "baseline `young` of 10 sessions: at best one false alert in 11"
+    assert "young" in host.agentmon("profile", "list").stdout
+    note, last = learns(210)
+    assert "no baseline" not in note
+    assert last.operation in ("learnt", "not-learnt")
+    if last.operation == "not-learnt":
+        assert "it is too far from the baseline" in last.detail
+    agents.program.write_text(agents.program.read_text() + "# another version\n")
+    note, last = learns(211)
+    assert "note: the agent's program is another than that of `young`" in note
+    assert last.operation == "not-learnt"
+    assert "train the baseline again" in last.detail

@@ -7,6 +7,7 @@ import shlex
 import textwrap
 from collections.abc import Iterable
 
+from agentmon.cli import watched
 from agentmon.cli.live.approvals import Approval
 from agentmon.cli.live.lines import moment, verdict
 from agentmon.cli.live.state import Item, State
@@ -118,6 +119,7 @@ def of_item(it: Item, state: State) -> Text:
             ("uid", session["uid"]),
             ("started", _when(session["started_ns"])),
             ("risk", session.get("risk", "")),
+            *watched.facts(session.get("fingerprint")),
             ("processes", session["process_count"]),
             ("recorded", f"{session['decisions']} decisions, {recorded:.1f}/s"),
             ("blocked", f"{session['blocked']}, {blocked:.1f}/s"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from agentmon.cli import watched
 from agentmon.cli.live.approvals import Approval, Approvals
 from agentmon.cli.live.state import Item, State
 from agentmon.cli.live.stream import Row
@@ -77,6 +78,8 @@ def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
     ]
     if risk != "normal":
         line.append((f"risk {tidy(risk)} ", "warn"))
+    if score := watched.score(s.get("fingerprint")):
+        line.append((f"score {score} " if score[0] != "l" else f"{score} ", "warn" if "↑" in score else ""))
     used = sum(len(text) for text, _ in line)
     return [*line, (head(tidy(s["command"]), cells - used), "bold")]
 
