@@ -19,9 +19,10 @@ import pytest
 
 from agentmon.daemon import channels, config
 from agentmon.daemon.channels import Desktop, Hook, Message, UndeliveredError, Webhook
-from agentmon.daemon.notifications import QUEUED, Notifications, as_message, open_channels
+from agentmon.daemon.notifications import QUEUED, Notifications, as_message, open_channels, warning
 from agentmon.engine import Approval
 from agentmon.errors import ConfigError
+from agentmon.model.records import Record
 from tests.support.hosts import wait_for
 
 
@@ -162,6 +163,23 @@ def test_a_desktop_shows_what_is_held(desktop: Path) -> None:
     assert "a-1 of s-1 changed while it was held" in " ".join(lines)
     assert "connect /tmp/&lt;b&gt;\\x1b[2J" in lines
     assert "agentmon approve a-1" in lines
+
+
+def test_a_rise_of_the_risk_is_told_with_its_reasons() -> None:
+    record = Record(
+        5,
+        "session",
+        "s-1",
+        uid=1000,
+        operation="risk",
+        detail="high, was normal",
+        reason="read etc/keys (cat): none; b",
+    )
+    title, text = channels.told(warning(record, "claude"))
+    assert title == "agentmon: the risk of s-1 rose"
+    assert text.splitlines() == ["high, was normal", "read etc/keys (cat): none", "b", "by claude", "agentmon ps"]
+    title, _ = channels.told(warning(record._replace(operation="drift", object="mine"), ""))
+    assert title == "agentmon: baseline mine drifts"
 
 
 def test_who_has_no_desktop_is_not_told_there(desktop: Path) -> None:
