@@ -31,13 +31,13 @@ class Watched:
     session: Session
     baseline: Baseline
     watcher: Watcher
-    last: Judgement | None = None
     alert: Alert | None = None
     """Why the level rose last."""
 
     def as_json(self) -> dict[str, Any]:
         """For who may know how far the session is: never who is fenced, which could steer by it."""
-        last, alert = self.last, self.alert
+        last = self.watcher.judgement if self.watcher.progress.count else None
+        alert = self.alert
         return {
             "profile": self.baseline.name, "revision": self.baseline.body.revision,
             "score": round(last.score, 3) if last else None, "trend": round(last.trend, 3) if last else None,
@@ -80,7 +80,6 @@ class Risks:
         watched = self._watched[session.id] = Watched(session, baseline, watcher)
         for record in before:
             if record.kind in _KINDS and (found := watcher.observe(record)) is not None:
-                watched.last = found
                 watched.alert = found.alert or watched.alert
         watcher.level = int(level)
         return watched
@@ -128,13 +127,10 @@ class Risks:
             watched = all_.get(record.session)
             if watched is None:
                 continue
-            before = watched.watcher.level
-            found = watched.watcher.observe(record)
-            if found is None:
-                continue
-            watched.last = found
-            if watched.watcher.level != before:
-                commands += self._changed(watched, before, record, found)
+            watcher = watched.watcher
+            before = watcher.level
+            if watcher.take(record) and watcher.level != before:
+                commands += self._changed(watched, before, record, watcher.judgement)
         return commands
 
     def _changed(self, watched: Watched, before: int, act: Record, found: Judgement) -> list[Command]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import log2
+from math import inf, log2
 from typing import Final, NamedTuple
 
 from agentmon.fingerprint.network import Network
 from agentmon.fingerprint.sequence import DISTINCT, LONGEST, Model, Vocabulary
 from agentmon.fingerprint.tokens import Token
-from agentmon.fingerprint.window import Depths, Seen, Shape, Windows
+from agentmon.fingerprint.window import PROCESSES, Depths, Shape, Windows
 
 STATISTICS: Final = ("moment", "stretch", "whole", "shape")
 #: Tokens of a stretch; as many of the baseline's mean stand before a session begins.
@@ -53,23 +53,25 @@ class Core:
     network: Network | None = None
     #: middle and spread of each of `Means` over sessions of the baseline
     usual: tuple[tuple[float, float], ...] = ((0.0, 1.0),) * len(WHOLE)
-    _asked: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
+    asked: dict[tuple[str, str], tuple[int, float, bool, bool]] = field(default_factory=dict)
 
-    def detail_bits(self, token: Token) -> tuple[float, bool]:
-        """Surprise of a token's detail within its group, and whether it is new there. Of a group never seen: 0."""
-        found = self._asked.get((token.group, token.detail))
-        if found is None:
-            if len(self._asked) >= _ASKED:
-                self._asked.clear()
-            found = self._asked[token.group, token.detail] = self._detail_bits(token)
+    def ask(self, group: str, detail: str) -> tuple[int, float, bool, bool]:
+        """Of a token: its group's number, the surprise of its detail, whether that is new, whether the group is.
+
+        Of a group never seen the detail is no surprise. What was `asked` is remembered.
+        """
+        if len(self.asked) >= _ASKED:
+            self.asked.clear()
+        number = self.groups.number(group)
+        found = self.asked[group, detail] = (number, *self._detail_bits(group, detail), not self.model.knows(number))
         return found
 
-    def _detail_bits(self, token: Token) -> tuple[float, bool]:
-        known = self.details.get(token.group)
-        if not token.detail or known is None:
+    def _detail_bits(self, group: str, detail: str) -> tuple[float, bool]:
+        known = self.details.get(group)
+        if not detail or known is None:
             return 0.0, False
         total, kinds = known.total(), len(known)
-        count = known.get(token.detail, 0)
+        count = known.get(detail, 0)
         return -log2((count or kinds) / (total + kinds)), not count
 
     def whole(self, means: Means) -> float:
@@ -99,8 +101,11 @@ class Progress:
     highest: dict[str, float] = field(default_factory=dict)
     windows: list[list[float]] = field(default_factory=list)  # kept only without a shape
     last_window: list[float] = field(default_factory=list)
-    last_noted: Noted | None = None
-    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=LONGEST))
+    noted: tuple[Token, float, float, int, tuple[int, ...]] | None = None
+    """The fields of a `Noted`: one of these is made for each act."""
+    slow: int = 0
+    """How often what does not change with each act has changed: the whole and the shape."""
+    _recent: tuple[int, ...] = ()
     _bits: deque[float] = field(default_factory=lambda: deque(maxlen=STRETCH))
     _mean: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum, weight
     _stretch: float = 0.0
@@ -118,40 +123,50 @@ class Progress:
 
     def add(self, token: Token) -> bool:
         """One more token. False if its process only goes on with what it did: that says nothing of order."""
-        core = self.core
-        number = core.groups.number(token.group)
-        detail, new_detail = core.detail_bits(token)
-        depth = self._depths.of(token)
-        window = self._cuts.add(Seen(token, not core.model.knows(number), new_detail, depth))
+        core = self.core  # all of this is per record: it is written out, not called
+        what = token[1:3]
+        number, detail, new_detail, new_group = core.asked.get(what) or core.ask(*what)
+        window = self._cuts.add((token, new_group, new_detail, self._depths.of(token)))
         if window is not None:
             self._window(window)
         if not _is_news(token, self._last):
             return False
-        recent = tuple(self._recent)
-        bits = core.model.surprise(recent, number) + detail
-        self.last_noted = Noted(token, bits, detail, number, recent)
-        self._recent.append(number)
-        self.count += 1
-        _fade(self._mean, bits)
-        self._stretch += bits - self._bits[0]
-        self._bits.append(bits)
-        gram = (*recent[1 - DISTINCT :], number)
-        if self.count % HORIZON == 0:
+        recent = self._recent
+        gram = (*recent, number)
+        bits = core.model.bits(gram) + detail
+        self.noted = token, bits, detail, number, recent
+        self._recent = gram[-LONGEST:]
+        self.count = count = self.count + 1
+        mean = self._mean
+        mean[0], mean[1] = mean[0] * _KEEP + bits, mean[1] * _KEEP + 1
+        before = self._bits
+        self._stretch += bits - before[0]
+        before.append(bits)
+        if count % HORIZON == 0:
             self._grams.clear()  # what came long ago is news again
+        gram = gram[-DISTINCT:]
         if gram not in self._grams:
             self._grams.add(gram)
             _fade(self._distinct, bits)
         if core.network is not None:
             self._unread.append(number)
-        now = self.now
-        now["moment"] = FADING * now["moment"] + bits
-        now["stretch"] = self._stretch / STRETCH
-        if self.count % (_CHUNK // 4) == 0:
+        now, highest = self.now, self.highest
+        moment = now["moment"] = FADING * now["moment"] + bits
+        stretch = now["stretch"] = self._stretch / STRETCH
+        if count % (_CHUNK // 4) == 0:
             now["whole"] = core.whole(self.means())
             self._raise("whole")
-        self._raise("moment")
-        self._raise("stretch")
+            self.slow += 1
+        if moment > highest.get("moment", -inf):
+            highest["moment"] = moment
+        if stretch > highest.get("stretch", -inf):
+            highest["stretch"] = stretch
         return True
+
+    @property
+    def last_noted(self) -> Noted | None:
+        """The last act that said something of order."""
+        return Noted(*self.noted) if self.noted is not None else None
 
     def end(self) -> dict[str, float]:
         """The highest values, with the whole session judged at its end."""
@@ -188,6 +203,7 @@ class Progress:
         else:
             self.now["shape"] = self.shape.distance(values)
             self._raise("shape")
+            self.slow += 1
 
     def _raise(self, name: str) -> None:
         self.highest[name] = max(self.highest.get(name, self.now[name]), self.now[name])
@@ -201,13 +217,15 @@ def _fade(sums: list[float], bits: float) -> None:
 
 def _is_news(token: Token, last: dict[int, tuple[str, str]]) -> bool:
     """Whether a token is more than its process going on with what it did last."""
-    what = (token.group, token.detail)
+    what, pid = token[1:3], token.pid
     if token.operation == "exit":
-        last.pop(token.pid, None)
+        last.pop(pid, None)
         return True
-    if last.get(token.pid) == what:
+    if last.get(pid) == what:
         return False
-    last[token.pid] = what
+    if len(last) >= PROCESSES:
+        last.clear()
+    last[pid] = what
     return True
 
 

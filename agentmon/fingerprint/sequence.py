@@ -23,6 +23,8 @@ UNSEEN_GROUPS: Final = 64
 DISTINCT: Final = 6
 #: Surprises remembered at most; a session that goes on for weeks must not fill the memory.
 REMEMBERED: Final = 200_000
+#: The same of whole contexts with what came then: most acts of an agent are in one that it was in before.
+GRAMS: Final = 50_000
 
 
 class Vocabulary:
@@ -123,6 +125,7 @@ class Model:
         self._spread = kinds / (kinds + UNSEEN_GROUPS)
         self._known: dict[_Context, dict[int, float]] = {}  # surprises, by longest context and successor
         self._room = REMEMBERED
+        self._grams: dict[tuple[int, ...], float] = {}
 
     def base(self, number: int) -> float:
         """The probability of a group whatever comes before."""
@@ -152,6 +155,15 @@ class Model:
                 yield (context.times(number) + half * base) / (context.count + half), context.level
             else:
                 yield base, 0
+
+    def bits(self, gram: tuple[int, ...]) -> float:
+        """`surprise` of the last group after those before it, at most `LONGEST`. The quickest way."""
+        found = self._grams.get(gram)
+        if found is None:
+            if len(self._grams) >= GRAMS:
+                self._grams.clear()
+            found = self._grams[gram] = self.surprise(gram[:-1], gram[-1])
+        return found
 
     def surprise(self, recent: Sequence[int], number: int) -> float:
         """Bits. ``recent``: the groups before, of which at most the last `LONGEST` count."""

@@ -75,6 +75,10 @@ class Token(NamedTuple):
         return f"{self.group} ({self.detail})" if self.detail else self.group
 
 
+#: One is made for each record, and the way over the class's own constructor costs as much again.
+_new = tuple.__new__
+
+
 def kind_of(program: str) -> str:
     """What a program is for: a key of the list above, or `other`."""
     return KINDS.get(program, "other")
@@ -115,7 +119,7 @@ class Tokens:
             group, detail = f"{word} {place}", host or comm
         else:
             group = word
-        return Token(record.time_ns, group, detail, operation, place, comm, stopped, record.pid, 0)
+        return _new(Token, (record.time_ns, group, detail, operation, place, comm, stopped, record.pid, 0))
 
     @staticmethod
     def _process(record: Record) -> Token | None:
@@ -133,4 +137,4 @@ class Tokens:
             group, detail = "fork", ""
         else:
             return None
-        return Token(record.time_ns, group, detail, record.operation, "", comm, False, record.pid, number)
+        return _new(Token, (record.time_ns, group, detail, record.operation, "", comm, False, record.pid, number))

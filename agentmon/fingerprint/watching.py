@@ -96,9 +96,14 @@ class Watcher:
         self._settled = 0
         self._calm = 0
         self._standard = baseline.standard
-        self._highest, self._p = NO_SCORE, 1.0
+        self._of_moment, self._of_stretch = (
+            (self._standard.middle[name], self._standard.spread[name]) for name in ("moment", "stretch")
+        )
+        self._slow, self._slow_score = -1, NO_SCORE
+        self._highest, self.score, self.trend = NO_SCORE, NO_SCORE, 0.0
+        self._alert: Alert | None = None
         self._history: deque[float] = deque(maxlen=LATEST)
-        self._latest: deque[Noted] = deque(maxlen=LATEST)
+        self._latest: deque[tuple[Token, float, float, int, tuple[int, ...]]] = deque(maxlen=LATEST)
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -117,30 +122,51 @@ class Watcher:
 
     def observe(self, record: Record) -> Judgement | None:
         """Judge one record; None where it is no act of the agent."""
-        token = self._tokens.read(record)
-        return None if token is None else self.follow(token)
+        return self.judgement if self.take(record) else None
 
     def follow(self, token: Token) -> Judgement:
         """The same of a token."""
-        progress = self._progress
-        if progress.add(token) and (noted := progress.last_noted) is not None:
-            self._latest.append(noted)
-        score = self._now()
-        if score > self._highest:
-            self._highest, self._p = score, self._baseline.calibration.p(score)
-        alert = self._change(token.time_ns, score)
-        before = self._history[0] if self._history else score
-        self._history.append(score)
-        return Judgement(score, self._p, LEVELS[self.level], score - before, progress.count, alert)
+        self._follow(token)
+        return self.judgement
 
-    def _now(self) -> float:
-        """The score of this moment: as the session's, but not the highest."""
+    def take(self, record: Record) -> bool:
+        """One record, at the least cost: what came of it is in `judgement`. False where it is no act of the agent."""
+        token = self._tokens.read(record)
+        if token is None:
+            return False
+        self._follow(token)
+        return True
+
+    @property
+    def judgement(self) -> Judgement:
+        """Of the session after the last act."""
+        p = self._baseline.calibration.p(self._highest) if self._highest > NO_SCORE else 1.0
+        return Judgement(self.score, p, LEVELS[self.level], self.trend, self._progress.count, self._alert)
+
+    def _follow(self, token: Token) -> None:
+        progress, history = self._progress, self._history
+        if progress.add(token) and (noted := progress.noted) is not None:
+            self._latest.append(noted)
+        now = progress.now
+        (middle, spread), (middle_2, spread_2) = self._of_moment, self._of_stretch
+        if progress.slow != self._slow:
+            self._slow, self._slow_score = progress.slow, self._of_slow()
+        # the score of this moment: as the session's, but not the highest
+        score = max(self._slow_score, (now["moment"] - middle) / spread, (now["stretch"] - middle_2) / spread_2)
+        self.score = score
+        self._highest = max(self._highest, score)
+        self._alert = None
+        if self.level or score > self._thresholds[0]:
+            self._alert = self._change(token.time_ns, score)
+        elif self._settled:
+            self._settled = 0
+        self.trend = score - history[0] if history else 0.0
+        history.append(score)
+
+    def _of_slow(self) -> float:
         middle, spread, now = self._standard.middle, self._standard.spread, self._progress.now
-        score = NO_SCORE
-        for name in self._progress.highest:
-            value = (now[name] - middle[name]) / spread[name]
-            score = max(score, value)
-        return score
+        names = (name for name in ("whole", "shape") if name in self._progress.highest)
+        return max(((now[name] - middle[name]) / spread[name] for name in names), default=NO_SCORE)
 
     def _change(self, now_ns: int, score: float) -> Alert | None:
         reached = sum(score > threshold for threshold in self._thresholds)
@@ -170,7 +196,7 @@ class Watcher:
         found: list[str] = []
         acts: list[str] = []
         groups: set[str] = set()
-        for noted in sorted(self._latest, key=lambda noted: -noted.bits):
+        for noted in sorted((Noted(*fields) for fields in self._latest), key=lambda noted: -noted.bits):
             if len(acts) < NAMED and str(noted.token) not in groups:
                 groups.add(str(noted.token))
                 acts.append(explain.act(baseline.core, noted))

@@ -7,10 +7,11 @@ bytes, so there is no feature of them.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log2, sqrt
+from operator import mul
 from typing import Final, NamedTuple
 
 from agentmon.fingerprint.tokens import Token
@@ -18,6 +19,8 @@ from agentmon.fingerprint.tokens import Token
 #: Tokens of a window, and how often one is judged.
 WINDOW: Final = 64
 STEP: Final = 16
+#: Processes of a session that are remembered: a record of an end may be lost.
+PROCESSES: Final = 65_536
 
 _SHARES: Final = {
     "programs started": ("exec", "run"),
@@ -31,7 +34,9 @@ _SHARES: Final = {
     ),
     "processes forked": ("fork",),
 }  # fmt: skip
-_OPERATION_SHARE: Final = {o: name for name, operations in _SHARES.items() for o in operations}
+_OPERATIONS: Final = tuple(_SHARES)
+_OPERATION_SHARE: Final = {o: place for place, operations in enumerate(_SHARES.values()) for o in operations}
+_STARTED, _NETWORK = _OPERATIONS.index("programs started"), _OPERATIONS.index("network")
 #: Each with how people read its value: a share, or a number.
 FEATURES: Final[dict[str, str]] = {
     **dict.fromkeys(_SHARES, "share"),
@@ -60,6 +65,10 @@ class Seen(NamedTuple):
     depth: int
 
 
+#: Where it is hot, a plain tuple: one of these is made for each record.
+_Seen = tuple[Token, bool, bool, int]
+
+
 class Depths:
     """How deep each process is below the first ones of the session."""
 
@@ -68,44 +77,48 @@ class Depths:
 
     def of(self, token: Token) -> int:
         """The depth of the token's process; a fork is counted, an exit forgotten."""
-        if token.operation == "fork":
-            depth = self._depth[token.pid] = self._depth.get(token.parent, 0) + 1
+        depths, operation = self._depth, token.operation
+        if operation == "fork":
+            if len(depths) >= PROCESSES:
+                depths.clear()
+            depth = depths[token.pid] = depths.get(token.parent, 0) + 1
             return depth
-        return self._depth.pop(token.pid, 0) if token.operation == "exit" else self._depth.get(token.pid, 0)
+        return depths.pop(token.pid, 0) if operation == "exit" else depths.get(token.pid, 0)
 
 
-def features(window: Iterable[Seen]) -> list[float]:
+def features(window: Iterable[_Seen]) -> list[float]:
     """The values of `FEATURES`, each as the model takes it: square roots of shares, logarithms of numbers."""
-    shares: Counter[str] = Counter()
-    groups: Counter[str] = Counter()
+    counts = [0] * len(_OPERATIONS)
+    groups: dict[str, int] = {}
     programs, places, hosts = set(), set(), set()
-    forks: Counter[int] = Counter()
-    count = depth = 0
-    for seen in window:
-        token = seen.token
+    forks: dict[int, int] = {}
+    count = deepest = blocked = outside = new_groups = new_details = 0
+    for token, new_group, new_detail, depth in window:
+        _, group, detail, operation, place, _, stopped, _, parent = token
         count += 1
-        share = _OPERATION_SHARE.get(token.operation)
-        if share:
-            shares[share] += 1
-        groups[token.group] += 1
-        shares["programs that failed"] += token.group in ("exit error", "exit signal")
-        shares["blocked"] += token.stopped
-        shares["kinds of act never seen in the baseline"] += seen.new_group
-        shares["programs or hosts never seen in the baseline"] += seen.new_detail
-        if token.operation in ("exec", "run"):
-            programs.add(token.detail)
-        elif share == "network":
-            hosts.add(token.detail)
-        elif token.place:
-            places.add(token.place)
-            shares["outside of workspace and system"] += not token.place.startswith(_INSIDE)
-        if token.operation == "fork":
-            forks[token.parent] += 1
-        depth = max(depth, seen.depth)
+        share = _OPERATION_SHARE.get(operation, -1)
+        if share >= 0:
+            counts[share] += 1
+        groups[group] = groups.get(group, 0) + 1
+        blocked += stopped
+        new_groups += new_group
+        new_details += new_detail
+        if share == _STARTED:
+            programs.add(detail)
+        elif share == _NETWORK:
+            hosts.add(detail)
+        elif place:
+            places.add(place)
+            outside += not place.startswith(_INSIDE)
+        if operation == "fork":
+            forks[parent] = forks.get(parent, 0) + 1
+        deepest = max(deepest, depth)
     count = count or 1
-    entropy = -sum(n / count * log2(n / count) for n in groups.values())
-    numbers = (entropy, len(programs), len(places), len(hosts), max(forks.values(), default=0), depth)
-    return [sqrt(shares[name] / count) for name in NAMES if FEATURES[name] == "share"] + [log2(1 + n) for n in numbers]
+    failed = groups.get("exit error", 0) + groups.get("exit signal", 0)
+    entropy = -sum([n / count * log2(n / count) for n in groups.values()])
+    shares = (*counts, failed, blocked, outside, new_groups, new_details)
+    numbers = (entropy, len(programs), len(places), len(hosts), max(forks.values(), default=0), deepest)
+    return [sqrt(share / count) for share in shares] + [log2(1 + n) for n in numbers]
 
 
 def value(name: str, feature: float) -> float:
@@ -124,9 +137,7 @@ class Shape:
     def parts(self, values: Sequence[float]) -> list[float]:
         """What each feature adds to the squared distance. Some are below 0, where features explain each other."""
         z = [(v - m) / s for v, m, s in zip(values, self.middle, self.scale, strict=True)]
-        return [
-            zi * sum(p * zj for p, zj in zip(row, z, strict=True)) for zi, row in zip(z, self.precision, strict=True)
-        ]
+        return [zi * sum(map(mul, row, z)) for zi, row in zip(z, self.precision, strict=True)]
 
     def distance(self, values: Sequence[float]) -> float:
         """Mahalanobis' distance from the usual."""
@@ -137,16 +148,16 @@ class Windows:
     """Cuts a session: from `WINDOW` tokens on, one window every `STEP`."""
 
     def __init__(self) -> None:
-        self._recent: deque[Seen] = deque(maxlen=WINDOW)
-        self._since = 0
+        self._recent: deque[_Seen] = deque(maxlen=WINDOW)
+        self._left = WINDOW
         self.count = 0
 
-    def add(self, seen: Seen) -> list[float] | None:
+    def add(self, seen: _Seen) -> list[float] | None:
         """The features of the window that this token ends, if it ends one."""
         self._recent.append(seen)
-        self._since += 1
-        if len(self._recent) < WINDOW or self._since < STEP:
+        self._left -= 1
+        if self._left:
             return None
-        self._since = 0
+        self._left = STEP
         self.count += 1
         return features(self._recent)
