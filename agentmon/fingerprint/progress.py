@@ -30,6 +30,7 @@ HORIZON: Final = 256
 #: Statistics of a whole session, in the order of `Means`.
 WHOLE: Final = ("mean", "distinct", "network")
 _CHUNK: Final = 64
+_OF_PROCESSES: Final = ("fork", "exit")
 _ASKED: Final = 10_000
 _KEEP: Final = 1 - 1 / HORIZON
 
@@ -124,12 +125,22 @@ class Progress:
     def add(self, token: Token) -> bool:
         """One more token. False if its process only goes on with what it did: that says nothing of order."""
         core = self.core  # all of this is per record: it is written out, not called
-        what = token[1:3]
+        what, pid = token[1:3], token[7]
         number, detail, new_detail, new_group = core.asked.get(what) or core.ask(*what)
-        window = self._cuts.add((token, new_group, new_detail, self._depths.of(token)))
-        if window is not None:
-            self._window(window)
-        if not _is_news(token, self._last):
+        operation, last = token[3], self._last
+        if operation in _OF_PROCESSES:
+            depth = self._depths.of(token)
+            news = _is_news(token, last)
+        else:
+            depth = self._depths.known.get(pid, 0)
+            news = last.get(pid) != what
+            last[pid] = what
+        cuts = self._cuts
+        cuts.recent.append((token, new_group, new_detail, depth))
+        cuts.left -= 1
+        if not cuts.left:
+            self._window(cuts.cut())
+        if not news:
             return False
         recent = self._recent
         gram = (*recent, number)
@@ -223,7 +234,7 @@ def _is_news(token: Token, last: dict[int, tuple[str, str]]) -> bool:
         return True
     if last.get(pid) == what:
         return False
-    if len(last) >= PROCESSES:
+    if len(last) >= PROCESSES and token.operation == "fork":
         last.clear()
     last[pid] = what
     return True

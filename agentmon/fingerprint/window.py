@@ -73,11 +73,11 @@ class Depths:
     """How deep each process is below the first ones of the session."""
 
     def __init__(self) -> None:
-        self._depth: dict[int, int] = {}
+        self.known: dict[int, int] = {}
 
     def of(self, token: Token) -> int:
         """The depth of the token's process; a fork is counted, an exit forgotten."""
-        depths, operation = self._depth, token.operation
+        depths, operation = self.known, token.operation
         if operation == "fork":
             if len(depths) >= PROCESSES:
                 depths.clear()
@@ -148,16 +148,19 @@ class Windows:
     """Cuts a session: from `WINDOW` tokens on, one window every `STEP`."""
 
     def __init__(self) -> None:
-        self._recent: deque[_Seen] = deque(maxlen=WINDOW)
-        self._left = WINDOW
+        self.recent: deque[_Seen] = deque(maxlen=WINDOW)
+        self.left = WINDOW
+        """Tokens until the next."""
         self.count = 0
 
     def add(self, seen: _Seen) -> list[float] | None:
         """The features of the window that this token ends, if it ends one."""
-        self._recent.append(seen)
-        self._left -= 1
-        if self._left:
-            return None
-        self._left = STEP
+        self.recent.append(seen)
+        self.left -= 1
+        return None if self.left else self.cut()
+
+    def cut(self) -> list[float]:
+        """The features of the last tokens."""
+        self.left = STEP
         self.count += 1
-        return features(self._recent)
+        return features(self.recent)
