@@ -38,8 +38,8 @@ def handle(args: argparse.Namespace) -> int:
 def _words() -> tuple[dict[str, list[str]], set[str]]:
     """Verb (with its own verb), or that and an option -> what may follow it; the options that take a value.
 
-    The words `POLICY`, `PACK`, `PLAN`, `SESSION`, `RECORDED`, `APPROVAL` and `QUESTION` stand for all that there are
-    when somebody asks.
+    The words `POLICY`, `PACK`, `PLAN`, `SESSION`, `RECORDED`, `PROFILE`, `APPROVAL` and `QUESTION` stand for all that
+    there are when somebody asks.
     """
     from agentmon.cli.main import build_parser
 
@@ -68,7 +68,9 @@ def _words() -> tuple[dict[str, list[str]], set[str]]:
 def _values(action: argparse.Action) -> list[str]:
     """What an argument may be, by its choices or by what help calls it."""
     from agentmon.cli.approvals import ASKED_HELP, HELD_HELP
+    from agentmon.cli.profile import NAME_HELP
     from agentmon.cli.recorded import SESSION_HELP
+    from agentmon.cli.watched import LEARN_HELP, PROFILE_HELP
     from agentmon.model.conditions import Risk
     from agentmon.model.operations import OPERATIONS
 
@@ -76,6 +78,8 @@ def _values(action: argparse.Action) -> list[str]:
         return [str(choice) for choice in action.choices]
     if action.help == SESSION_HELP:
         return ["RECORDED"]
+    if action.help in (NAME_HELP, PROFILE_HELP, LEARN_HELP):
+        return ["PROFILE"]
     if action.help == HELD_HELP:
         return ["APPROVAL"]
     if action.help == ASKED_HELP:
@@ -120,6 +124,7 @@ _SCRIPT = r"""_agentmon() {
   *' PACK '*) words=$(_agentmon_packs) ;;
   *' SESSION '*) words="${words/SESSION/} $(_agentmon_sessions)" ;;
   *' RECORDED '*) words="${words/RECORDED/} last all $(_agentmon_sessions)" ;;
+  *' PROFILE '*) words="${words/PROFILE/} $(_agentmon_profiles)" ;;
   *' APPROVAL '*) words="${words/APPROVAL/} $(_agentmon_approvals)" ;;
   *' QUESTION '*) words="${words/QUESTION/} $(_agentmon_questions)" ;;
   esac
@@ -130,6 +135,9 @@ _agentmon_packs() {
 }
 _agentmon_sessions() {
   "${COMP_WORDS[0]}" ps --json 2>/dev/null | grep -o '"s-[^"]*"' | tr -d '"'
+}
+_agentmon_profiles() {
+  "${COMP_WORDS[0]}" profile list --json 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d '"' -f 4
 }
 _agentmon_approvals() {
   "${COMP_WORDS[0]}" approvals --json 2>/dev/null | grep -o '"id":"a-[^"]*"' | cut -d '"' -f 4

@@ -114,9 +114,11 @@ def _rate(text: str) -> float:
 
 
 def _store(args: argparse.Namespace) -> Store:
-    from agentmon.fingerprint.store import Store
+    from agentmon.fingerprint.store import Store, shipped_directory
 
-    return Store(args.directory or Path(fingerprint_settings(args).get("directory", DIRECTORY)))
+    if args.directory is not None:
+        return Store(args.directory)
+    return Store(Path(fingerprint_settings(args).get("directory", DIRECTORY)), shipped_directory())
 
 
 def sessions(args: argparse.Namespace) -> list[Recorded]:

@@ -13,7 +13,7 @@ from typing import Any
 from agentmon.cli.common import fingerprint_settings
 from agentmon.model.text import clean
 
-NAME_HELP = "watch it by this baseline (`agentmon profile list`): what is unusual raises its risk"
+PROFILE_HELP = "watch it by this baseline (`agentmon profile list`): what is unusual raises its risk"
 
 LEARN_HELP = "learn this baseline from it when it ends, and watch it by that as soon as there is one"
 
@@ -21,7 +21,7 @@ LEARN_HELP = "learn this baseline from it when it ends, and watch it by that as 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """``--profile`` and ``--learn``."""
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--profile", metavar="NAME", help=NAME_HELP)
+    how.add_argument("--profile", metavar="NAME", help=PROFILE_HELP)
     how.add_argument("--learn", metavar="NAME", help=LEARN_HELP)
 
 

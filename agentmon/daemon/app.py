@@ -65,7 +65,7 @@ RECONCILE_S = 2.0
 EMBEDDED_GRACE_S = 1.0
 READ_LIMIT = 2_000
 #: Records judged by baselines at once: some milliseconds, then it is the others' turn.
-JUDGED_AT_ONCE = 200
+JUDGED_AT_ONCE = 500
 
 
 class Daemon:

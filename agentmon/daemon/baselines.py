@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agentmon.errors import AgentmonError
 from agentmon.fingerprint.baseline import Baseline
-from agentmon.fingerprint.store import Store
+from agentmon.fingerprint.store import Store, shipped_directory
 
 #: Baselines kept in memory, whether a session uses them or not.
 KEPT = 8
@@ -23,7 +23,7 @@ class Baselines:
     """The baselines of a directory."""
 
     def __init__(self, directory: Path) -> None:
-        self.store = Store(directory)
+        self.store = Store(directory, shipped_directory())
         self._kept: dict[str, tuple[_Stamp, Baseline]] = {}
 
     def load(self, name: str, meanwhile: Callable[[], None] | None = None) -> Baseline:

@@ -17,7 +17,7 @@ from agentmon.audit.read import read
 from agentmon.errors import AgentmonError
 from agentmon.fingerprint import learning
 from agentmon.fingerprint.document import Agent
-from agentmon.fingerprint.store import Store
+from agentmon.fingerprint.store import Store, shipped_directory
 from agentmon.fingerprint.tokens import Token, Tokens
 from agentmon.fingerprint.training import Recorded
 
@@ -32,7 +32,7 @@ def main() -> int:
         Path("/proc/self/oom_score_adj").write_text("500")
     order = json.load(sys.stdin)
     agent = Agent(**order["agent"]) if order["agent"] else None
-    store, name = Store(Path(order["directory"])), order["name"]
+    store, name = Store(Path(order["directory"]), shipped_directory()), order["name"]
     try:
         session = Recorded(order["session"], _tokens(order))
         outcome = learning.learn(store, name, session, agent, order["enough"], lambda _: None)

@@ -26,22 +26,29 @@ def check_name(name: str) -> str:
     return name
 
 
-class Store:
-    """The baselines in a directory."""
+def shipped_directory() -> Path:
+    """Where the baselines of this installation are: in the wheel, or in the checkout."""
+    inside = Path(__file__).parent / "profiles"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "profiles"
 
-    def __init__(self, directory: Path) -> None:
+
+class Store:
+    """The baselines in a directory. ``shipped``: a directory with files of those that have none there."""
+
+    def __init__(self, directory: Path, shipped: Path | None = None) -> None:
         self.directory = directory
+        self._shipped = shipped
 
     def names(self) -> list[str]:
         """All baselines, sorted. Raises `AgentmonError` if the directory cannot be read."""
+        found = {p.stem for p in self._shipped.glob("*.json")} if self._shipped is not None else set()
         try:
-            return sorted(
-                p.name for p in self.directory.iterdir() if _NAME.fullmatch(p.name) and self._revisions(p.name)
-            )
+            found |= {p.name for p in self.directory.iterdir() if _NAME.fullmatch(p.name) and self._revisions(p.name)}
         except FileNotFoundError:
-            return []
+            pass
         except OSError as error:
             raise _failed("read", self.directory, error) from error
+        return sorted(found)
 
     def _revisions(self, name: str) -> list[int]:
         try:
@@ -56,6 +63,8 @@ class Store:
         """The file in force. Raises `AgentmonError` if there is none."""
         revisions = self._revisions(check_name(name))
         if not revisions:
+            if self._shipped is not None and (shipped := self._shipped / f"{name}.json").exists():
+                return shipped
             known = ", ".join(self.names()) or "none yet; `agentmon profile train` makes one"
             raise AgentmonError(f"there is no baseline `{name}` in `{self.directory}` ({known})")
         return self.directory / name / f"{revisions[-1]:06}.json"

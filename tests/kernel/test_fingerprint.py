@@ -200,6 +200,15 @@ def test_what_is_unusual_raises_the_risk_and_a_rule_denies_by_it_also_after_a_re
         assert len({r.detail.split(",")[0] for r in rises}) == len(rises)  # one for each level
 
 
+def test_who_is_fenced_is_not_told_how_far_it_is(agents: Agents) -> None:
+    host = agents.host
+    words = host.command("ps", "--json")
+    done = host.agentmon("run", "-p", agents.policy, "--profile", "made", "--", *words)
+    (session,) = json.loads(done.stdout)["sessions"]
+    assert session["risk"] in ("normal", "elevated", "high")
+    assert "fingerprint" not in session
+
+
 def test_the_operators_level_is_the_least_and_his_word_settles_what_was_found(agents: Agents) -> None:
     host = agents.host
     with Running(agents, 102, "evil") as run:

@@ -105,6 +105,7 @@ def test_completion_is_valid_shell_and_knows_the_verbs(nowhere: Path, capsys: py
 agentmon() {
   case "$*" in
   'policy list') printf 'base  the base\\ncoding-agent  more\\n' ;;
+  'profile list --json') printf '{"v":1,"name":"mine","revision":1}\\n{"v":1,"name":"coding-agent"}\\n' ;;
   'ps --json') echo '{"sessions":[{"id":"s-7f3a"},{"id":"s-80b1"}]}' ;;
   'approvals --json') printf '{"v":1,"id":"a-3","session":"s-1"}\\n{"v":1,"question":"q-1"}\\n' ;;
   esac
@@ -132,6 +133,8 @@ agentmon() {
     assert complete("run", "-p", "") == complete("policy", "explain", "-p", "") == policies
     assert complete("reload", "s-7f3a", "-p", "") == complete("replay", "last", "--policy", "") == policies
     assert complete("run", "--policy", "co") == ["coding-agent"]
+    assert complete("run", "--profile", "m") == complete("enroll", "--learn", "m") == ["mine"]
+    assert {"mine", "coding-agent"} <= set(complete("profile", "show", ""))
     # both policies of a comparison
     for words in (["policy", "diff"], ["policy", "diff", "base"]):
         assert complete(*words, "m") == ["mine.yaml"]

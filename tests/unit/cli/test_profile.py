@@ -11,6 +11,9 @@ import pytest
 
 from agentmon.audit.store import AuditLog
 from agentmon.cli.main import main
+from agentmon.errors import AgentmonError
+from agentmon.fingerprint.baseline import Baseline
+from agentmon.fingerprint.store import Store, shipped_directory
 from tests.support.behaviour import made
 
 pytest.importorskip("sklearn", reason="training needs scikit-learn")
@@ -143,3 +146,28 @@ def test_plots(log: Path, store: Path, tmp_path: Path) -> None:
     assert profile(log, store, "show", "work", "--plot", str(tmp_path / "plots"), file=False) == 0
     assert (tmp_path / "plots" / "work.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "plots" / "work.svg").read_text()
+
+
+def test_a_shipped_baseline_is_used_by_name_until_there_is_another(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    assert main(["profile", "export", "work", str(shipped / "work.json"), "--directory", str(store)]) == 0
+    own = Store(tmp_path / "own", shipped)
+    assert own.names() == ["work"]
+    first = own.load("work")
+    own.save(Baseline.of(first.body.model_copy(update={"revision": 2, "anchor": first.sha256})))
+    assert own.path("work") == tmp_path / "own/work/000002.json"
+    assert own.load("work").body.anchor == first.sha256
+    with pytest.raises(AgentmonError, match=r"there is no baseline `other` in `.*` \(work\)"):
+        own.load("other")
+    capsys.readouterr()
+
+
+def test_the_baseline_of_this_installation_can_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "coding-agent" in Store(Path("/nonexistent"), shipped_directory()).names()
+    assert main(["--config", "/dev/null", "profile", "show", "coding-agent", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["name"] == "coding-agent"
+    assert facts["sessions"] >= 99  # else it could not promise one false alert in 100

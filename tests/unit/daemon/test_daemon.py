@@ -6,17 +6,20 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from agentmon.control.protocol import RefusedError
-from agentmon.daemon import config
+from agentmon.control.protocol import Peer, RefusedError
+from agentmon.daemon import config, enrolment
+from agentmon.daemon.baselines import Baselines
 from agentmon.daemon.notify import notify, watchdog_interval_s
 from agentmon.daemon.policies import PolicyBook, Source, digest
-from agentmon.daemon.requests import VERBS, Enroll, parse
+from agentmon.daemon.requests import VERBS, Enroll, PolicyRef, parse
 from agentmon.daemon.state import SessionState, StateDirectory
 from agentmon.engine import Question
-from agentmon.errors import ConfigError, PolicyError
+from agentmon.errors import AgentmonError, ConfigError, PolicyError
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action
 from agentmon.model.tables import CompiledPolicy, RuleInfo
@@ -147,6 +150,25 @@ def test_only_harmless_verbs_are_for_the_fenced() -> None:
     assert {verb for verb, (*_, operators) in VERBS.items() if operators} == {"release", "reload", "risk"}
     parsed = parse("enroll", {"pid": 7, "policy": {"name": "p"}, "workspace": "/"})
     assert isinstance(parsed, Enroll)
+
+
+def test_only_operators_have_a_baseline_learn(tmp_path: Path) -> None:
+    found = config.Config(fingerprint=config.FingerprintConfig(directory=tmp_path, profiles={"p": "usual"}))
+    daemon: Any = SimpleNamespace(config=found, baselines=Baselines(tmp_path))
+
+    def profile(uid: int, **fields: str) -> str:
+        request = Enroll(pid=7, policy=PolicyRef(name="p"), workspace="/w", **fields)
+        return enrolment._profile(daemon, Peer(7, uid, uid), request, "p")
+
+    assert profile(65534) == "usual"
+    assert profile(65534, profile="mine") == "mine"
+    assert profile(0, learn="young") == ""  # there is none yet
+    with pytest.raises(RefusedError, match="only root and members of the group `agentmon` may have a baseline learn"):
+        profile(65534, learn="young")
+    with pytest.raises(RefusedError, match="either it is watched"):
+        profile(0, learn="young", profile="mine")
+    with pytest.raises(AgentmonError, match="is no name of a baseline"):
+        profile(0, learn="../young")
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
