@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-WORDS = ("mean", "median", "parse", "store", "report", "merge", "split", "total", "index", "route", "token", "shape")
+WORDS = ("mean", "median", "parse", "store", "report", "merge", "split", "total", "index", "route", "queue", "shape")
 
 
 class Agent:
@@ -87,7 +87,7 @@ class Agent:
 
     def begins(self) -> None:
         """A project."""
-        self.runs("git init -q . && git config user.name agent && git config user.email agent@example.com")
+        self.runs("git init -q --template= . && git config user.name agent && git config user.email agent@example.com")
         self.edits("README.md", f"# {self.names[0]}\n\nAbout {', '.join(self.names)}.\n")
         self.edits(".gitignore", "__pycache__/\nbuild/\n*.o\n")
 
