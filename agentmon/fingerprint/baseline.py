@@ -18,7 +18,7 @@ from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.window import Shape
 
 #: The spread of a statistic is at least that, in its own unit: sessions may all be alike.
-LEAST_SPREAD = {"moment": 1.0, "stretch": 0.1, "whole": 0.5, "shape": 0.5}
+LEAST_SPREAD = {"moment": 1.0, "stretch": 0.1, "whole": 0.5, "shape": 0.5, "novel": 0.5}
 #: Rates of false alerts per session of the two levels.
 ELEVATED, HIGH = 0.05, 0.01
 

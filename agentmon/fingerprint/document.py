@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentmon.errors import AgentmonError
+from agentmon.fingerprint.progress import STATISTICS
 from agentmon.fingerprint.sequence import BUCKETS, ORDERS
 from agentmon.fingerprint.window import NAMES
 
 FORMAT = "agentmon-baseline"
 #: Version of the file's form. Another one is refused.
-VERSION = 1
+VERSION = 2
 #: A file larger than that is no baseline.
 MAX_BYTES = 64 << 20
 
@@ -42,7 +43,7 @@ class SessionData(_Strict):
     id: Text
     groups: list[Annotated[int, Field(ge=1, lt=1 << 20)]]
     details: list[Annotated[int, Field(ge=0, lt=1 << 20)]]
-    highest: Annotated[list[Number], Field(min_length=4, max_length=4)]
+    highest: Annotated[list[Number], Field(min_length=len(STATISTICS), max_length=len(STATISTICS))]
     seconds: Annotated[float, Field(ge=0, le=1e9)]
 
 

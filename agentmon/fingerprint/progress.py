@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One session, followed token by token: what each part of the model says of it so far.
 
-Four statistics, each of another kind of deviation: a *moment* (one or two acts that do not belong here), a *stretch*
-(64 tokens in a strange order), the *whole* session (its last hundreds of tokens), and the *shape* of a stretch (its
-shares, variety, fan-out). What counts is the highest value that each has had: a promise per session must hold however
-often one looks.
+Five statistics, each of another kind of deviation: a *moment* (one or two acts that do not belong here), a *stretch*
+(64 tokens in a strange order), the *whole* session (its last hundreds of tokens), the *shape* of a stretch (its
+shares, variety, fan-out), and how many *novel* kinds of act there were of late, wherever they stood. What counts is
+the highest value that each has had: a promise per session must hold however often one looks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentmon.fingerprint.sequence import DISTINCT, LONGEST, Model, Vocabulary
 from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.window import PROCESSES, Depths, Shape, Windows
 
-STATISTICS: Final = ("moment", "stretch", "whole", "shape")
+STATISTICS: Final = ("moment", "stretch", "whole", "shape", "novel")
 #: Tokens of a stretch; as many of the baseline's mean stand before a session begins.
 STRETCH: Final = 64
 #: What is left of the surprise of one token at the next.
@@ -105,13 +105,14 @@ class Progress:
     noted: tuple[Token, float, float, int, tuple[int, ...]] | None = None
     """The fields of a `Noted`: one of these is made for each act."""
     slow: int = 0
-    """How often what does not change with each act has changed: the whole and the shape."""
+    """How often what does not change with each act has changed: all but the moment and the stretch."""
     _recent: tuple[int, ...] = ()
     _bits: deque[float] = field(default_factory=lambda: deque(maxlen=STRETCH))
     _mean: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum, weight
     _stretch: float = 0.0
     _distinct: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _grams: set[tuple[int, ...]] = field(default_factory=set)
+    _met: set[str] = field(default_factory=set)  # groups that the baseline never had
     _unread: list[int] = field(default_factory=list)  # by the network
     _network: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _cuts: Windows = field(default_factory=Windows)
@@ -140,6 +141,11 @@ class Progress:
         cuts.left -= 1
         if not cuts.left:
             self._window(cuts.cut())
+        if new_group and what[0] not in self._met:
+            self._met.add(what[0])
+            self.now["novel"] += 1
+            self._raise("novel")
+            self.slow += 1
         if not news:
             return False
         recent = self._recent
@@ -155,6 +161,7 @@ class Progress:
         before.append(bits)
         if count % HORIZON == 0:
             self._grams.clear()  # what came long ago is news again
+            self._met.clear()
         gram = gram[-DISTINCT:]
         if gram not in self._grams:
             self._grams.add(gram)
@@ -167,6 +174,7 @@ class Progress:
         if count % (_CHUNK // 4) == 0:
             now["whole"] = core.whole(self.means())
             self._raise("whole")
+            now["novel"] *= _KEEP ** (_CHUNK // 4)
             self.slow += 1
         if moment > highest.get("moment", -inf):
             highest["moment"] = moment

@@ -165,7 +165,7 @@ class Watcher:
 
     def _of_slow(self) -> float:
         middle, spread, now = self._standard.middle, self._standard.spread, self._progress.now
-        names = (name for name in ("whole", "shape") if name in self._progress.highest)
+        names = (name for name in ("whole", "shape", "novel") if name in self._progress.highest)
         return max(((now[name] - middle[name]) / spread[name] for name in names), default=NO_SCORE)
 
     def _change(self, now_ns: int, score: float) -> Alert | None:

@@ -85,3 +85,18 @@ def test_a_stretch_of_odd_shape_is_told_by_its_features(baseline: Baseline) -> N
 def test_recorded_sessions_have_a_duration(recorded: Callable[..., Recorded]) -> None:
     assert recorded(1).seconds > 0
     assert Recorded("x", []).seconds == 0
+
+
+def test_two_kinds_of_act_that_were_never_seen_count_together_however_far_apart(baseline: Baseline) -> None:
+    session = made(3500, tasks=2)
+    watcher = Watcher(baseline)
+    judged(watcher, session)
+    assert watcher.progress.now["novel"] == 0
+    for place in ("/etc/cron.d/x", "/etc/shadow"):
+        later = MadeSession(3500, session.workspace, session.home)
+        later.did("read", place)
+        judged(watcher, later.works(1))
+    assert 1.5 < watcher.progress.now["novel"] <= 2
+    assert "kinds of act, of the last 256 or so, that the baseline never had" in " ".join(watcher.reasons())
+    judged(watcher, MadeSession(3500, session.workspace, session.home).works(60))
+    assert watcher.progress.now["novel"] < 0.2
