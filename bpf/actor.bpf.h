@@ -14,8 +14,10 @@ struct am_actor {
 	__u32 policy;
 	__u32 generation;
 	__u32 ppid;
-	__u32 doomed;
-	__u32 dns_port;
+	__u16 dns_port;
+	__u8 doomed;
+	__u8 out; /* the plan lets it do nothing now, and this is why: enum am_reason */
+	__u32 part; /* slot, plus 1, of what the plan says of it; 0: it has none. With `out`: enum am_action */
 	__u32 facts;
 };
 
@@ -34,9 +36,10 @@ static __always_inline void copy_proc(struct am_proc *to, const struct am_proc *
 	}
 }
 
-/* Before it is handed on to a child: what it runs is run by an ancestor. */
+/* Before it is handed on to a child: what it runs is run by an ancestor. Who began a step is one, not its children. */
 static __always_inline void add_parent(struct am_proc *p)
 {
+	p->stepping = 0;
 	if (!p->kin)
 		return; /* enrolled, and nothing more: what it runs is not the session's */
 	if (p->generation == p->kin)
@@ -61,6 +64,7 @@ static __always_inline bool born_enrolled(const struct am_proc_key *k, struct ta
 	__u64 address = (__u64)leader;
 	struct am_session *s;
 	struct am_proc *b, copy;
+	__u32 id;
 
 	if (nnewborn <= 0)
 		return false;
@@ -68,16 +72,35 @@ static __always_inline bool born_enrolled(const struct am_proc_key *k, struct ta
 	if (!b)
 		return false;
 	copy_proc(&copy, b);
-	s = bpf_map_lookup_elem(&sessions, &copy.session);
+	id = copy.session;
+	s = bpf_map_lookup_elem(&sessions, &id);
 	if (!s || s->serial != copy.serial || !(s->flags & AM_S_LIVE))
 		return false; /* released since */
 	if (!bpf_map_update_elem(&procs, k, &copy, BPF_NOEXIST)) {
+		b->step = 0; /* it counts in its step by the other entry from now on */
 		__sync_fetch_and_add(&nprocs, 1);
 		count(AM_C_FORK_REPAIRED);
 	}
 	return true;
 }
 #endif
+
+/* Whether a step's run has had its time. */
+static __always_inline bool overtime(const struct am_plan *plan, const struct am_steps *state,
+				     __u64 at)
+{
+	__u64 limit = plan->timeout_ns[at], began = state->step[at].began_ns;
+
+	return limit != ~0ULL && began && bpf_ktime_get_boot_ns() - began > limit;
+}
+
+/* What becomes of what a step forbids and nobody can let go on. */
+static __always_inline __u32 sure_action(const struct am_plan *plan, __u64 at)
+{
+	__u32 action = plan->on_violation[at] & ~AM_PAUSES;
+
+	return action == AM_HOLD ? AM_DENY : action;
+}
 
 struct am_kin {
 	struct am_lineage *old, *new;
@@ -294,6 +317,39 @@ __noinline int facts_of(__u32 policy, __u64 parents, __u64 risk, __u32 session)
 }
 
 /*
+ * What the plan of a session says of what its process does now. Returns -1 if it is not known. Global, so that the verifier
+ * looks at it once.
+ */
+__noinline int plan_of(struct am_actor *a)
+{
+	struct am_steps *state;
+	struct am_plan *plan;
+	__u64 serial, at;
+	__u32 id;
+
+	if (!a)
+		return -1;
+	id = a->policy;
+	serial = a->proc.serial;
+	plan = bpf_map_lookup_elem(&plans, &id);
+	state = bpf_map_lookup_elem(&steps, &serial);
+	if (!plan || !state)
+		return -1;
+	if (!a->proc.step) {
+		a->part = plan->part[AM_STEPS];
+		return 0;
+	}
+	at = a->proc.step - 1;
+	am_bound(at, 63);
+	a->part = plan->part[at];
+	if (overtime(plan, state, at)) {
+		a->part = sure_action(plan, at);
+		a->out = AM_PLAN_TIME;
+	}
+	return 0;
+}
+
+/*
  * Returns: 0 the current process is not enrolled (or released); 1 it is, *a is filled;
  * -1 it is, but its session is not known any more, or it could not be added: deny.
  * Global, so that the verifier looks at it once: `a` is never NULL, but it does not know that.
@@ -344,6 +400,8 @@ __noinline int identify(struct am_actor *a)
 	if (a->proc.kin && a->proc.kin != a->generation)
 		kin_of(a);
 	a->proc.unsure &= pol->parents;
+	if (pol->plan && plan_of(a) < 0)
+		return -1;
 	if (pol->facts)
 		a->facts = facts_of(a->policy, a->proc.parents, s->risk, a->proc.session);
 	return 1;

@@ -70,13 +70,39 @@ static long next_piece(__u32 i, struct am_run *r)
 }
 
 /*
+ * Runs the automaton of a policy over `argc` arguments that lie at `at`, from number `skip` on; job->tags says what they
+ * match. Returns how many were not looked at: then that is not all.
+ */
+static __always_inline __u32 run_words(__u32 slot, struct am_job *job, const struct am_policy *p,
+				       const __u16 *t, __u64 at, __u32 argc, __u32 skip)
+{
+	struct am_run r = {.slot = slot};
+	__u32 id;
+
+	job->args.at = at;
+	job->args.bytes = 0;
+	job->args.left = argc;
+	job->args.skip = skip;
+	job->args.inside = 0;
+	job->state = p->args_start;
+	job->tags = 0;
+	if (job->state >= p->sticky_first)
+		enter(slot, p->accept_base, row_of(p, t, job->state), 0);
+	job->classes = AM_ARGUMENTS;
+	bpf_loop(AM_ARGS_MAX, next_piece, &r, 0);
+	job->classes = 0;
+	if (!job->args.left)
+		end_run(slot, job, p, t, &id);
+	return job->args.left;
+}
+
+/*
  * Sets the facts that the `argc` arguments of the current process say, which lie at `at`, from number `skip` on; 0:
  * nobody knows which they are. Global, so that the verifier looks at it once. Returns 0.
  */
 __noinline int read_arguments(struct am_actor *a, __u64 at, __u32 argc, __u32 skip)
 {
 	__u32 zero = 0, slot = 0, id, known, left;
-	struct am_run r = {};
 	struct am_policy *p;
 	struct am_job *job;
 	__u16 *t;
@@ -93,23 +119,8 @@ __noinline int read_arguments(struct am_actor *a, __u64 at, __u32 argc, __u32 sk
 	job = skip ? claim(&slot) : NULL;
 	if (!job)
 		return 0;
-	r.slot = slot;
-	job->args.at = at;
-	job->args.bytes = 0;
-	job->args.left = argc;
-	job->args.skip = skip;
-	job->args.inside = 0;
 	job->policy = id;
-	job->state = p->args_start;
-	job->tags = 0;
-	if (job->state >= p->sticky_first)
-		enter(slot, p->accept_base, row_of(p, t, job->state), 0);
-	job->classes = AM_ARGUMENTS;
-	bpf_loop(AM_ARGS_MAX, next_piece, &r, 0);
-	job->classes = 0;
-	left = job->args.left;
-	if (!left)
-		end_run(slot, job, p, t, &id);
+	left = run_words(slot, job, p, t, at, argc, skip);
 	known = job->tags & p->args;
 	release(job);
 	a->facts |= known;

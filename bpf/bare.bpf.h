@@ -7,9 +7,30 @@
 #ifndef AGENTMON_BARE_H
 #define AGENTMON_BARE_H
 
-#include "decide.bpf.h"
+#include "plan.bpf.h"
 
 #define EPERM 1
+
+/* What the plan says, packed as am_pack() does; also what no rule says. Not inlined: see report_bare(). */
+static __noinline int bare_part(const struct am_actor *a, __u32 op, __u32 why)
+{
+	__u32 id = a->part - 1, rule = AM_NO_RULE;
+	struct am_policy *p;
+	__u64 o = op;
+
+	am_bound(o, 31);
+	if (a->out)
+		return am_pack(a->part, AM_NO_RULE);
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (!p || o >= AM_OPS)
+		return am_pack(AM_DENY, AM_NO_RULE);
+	if (why)
+		return am_pack(p->severest[o], AM_NO_RULE);
+	if (p->bare[o])
+		rule = list_rule(p->list_base + p->bare[o], 0, a->proc.exe_tags,
+				 am_asked(a->facts, a->proc.unsure));
+	return am_pack(rule == AM_NO_RULE ? p->default_action[o] : action_of(p, rule), rule);
+}
 
 /*
  * Judges an operation without an object. `why`: nobody can tell whether it is one (enum am_reason), the severest verdict
@@ -35,6 +56,12 @@ static __noinline int guard_for(__u32 op, __u32 why)
 		reason = AM_NO_STATE;
 	} else if (why || (why = find_tags(&a))) {
 		verdict = p->severest[o];
+		if (a.part) {
+			int v = bare_part(&a, o, why);
+
+			if (am_packed_action(v) > verdict)
+				verdict = am_packed_action(v);
+		}
 		reason = why;
 	} else {
 		if (p->bare[o])
@@ -44,6 +71,17 @@ static __noinline int guard_for(__u32 op, __u32 why)
 		if (rule != AM_NO_RULE) {
 			verdict = action_of(p, rule);
 			reason = AM_BY_RULE;
+		}
+		if (a.part) {
+			int v = bare_part(&a, o, 0);
+
+			if (am_packed_action(v) > verdict) {
+				verdict = am_packed_action(v);
+				rule = am_packed_rule(v);
+				reason = a.out		      ? a.out
+					 : rule == AM_NO_RULE ? AM_PLAN_CLOSED
+							      : AM_PLAN_RULE;
+			}
 		}
 		if (p->marking)
 			let_through(&a, verdict, rule);

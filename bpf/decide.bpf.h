@@ -146,6 +146,7 @@ static __always_inline void fill(struct am_decision *d, const struct am_actor *a
 	d->object_size = object_size;
 	d->facts = a->facts;
 	d->tier = AM_TIER;
+	d->step = a->proc.step;
 	bpf_get_current_comm(d->comm, sizeof(d->comm));
 }
 
@@ -181,7 +182,8 @@ static __always_inline bool has_print(struct am_seen *s, __u64 print)
 static __always_inline bool seen_before(const struct am_actor *a, __u64 ino, __u64 where,
 					__u64 op_rule)
 {
-	__u64 who = a->proc.serial + ((__u64)a->generation << 32);
+	/* each step of a plan is to be heard of */
+	__u64 who = a->proc.serial + ((__u64)a->generation << 32) + ((__u64)a->proc.step << 24);
 	__u64 print = mix(mix(mix(ino + who) + where) + op_rule) | 1; /* 0 is an empty way */
 	__u32 bucket = (print >> 1) & (AM_SEEN_BUCKETS - 1);
 	struct am_seen *s = bpf_map_lookup_elem(&seen, &bucket);
@@ -206,7 +208,7 @@ static __always_inline __u64 decision_print(const struct am_actor *a, const stru
 			       ((__u64)job->igen << 32 | job->dev)) +
 			   a->proc.serial) +
 		       a->proc.exe_tags) +
-		   ((__u64)a->generation << 32 | job->ops) +
+		   ((__u64)a->generation << 32 | (a->part + (__u32)a->out) << 16 | job->ops) +
 		   ((__u64)a->proc.unsure << 32 | a->facts) * 0x9e3779b97f4a7c15ULL) |
 	       1;
 }
@@ -216,6 +218,14 @@ static __always_inline struct am_seen *allowed_bucket(__u64 print)
 	__u32 bucket = (print >> 1) & (AM_SEEN_BUCKETS - 1);
 
 	return bpf_map_lookup_elem(&allowed, &bucket);
+}
+
+/* Why, when the plan says it. */
+static __always_inline __u32 in_plan(__u32 reason)
+{
+	return reason == AM_BY_RULE	 ? AM_PLAN_RULE
+	       : reason == AM_BY_DEFAULT ? AM_PLAN_CLOSED
+					 : reason;
 }
 
 /* Judges the job for one operation: judge(). Global, so that the verifier looks at it once. Returns 0. */
@@ -301,25 +311,43 @@ __noinline int job_marks(__u32 slot)
 /*
  * Judges the job for each operation in job->ops; sets verdict, op, rule, reason. `why`: there is no path to judge by
  * (walk()'s result); 0: run_automaton() has been over it. Ties between operations go to the later one.
- * Returns the verdict. Global, so that the verifier looks at it once.
+ * Returns the verdict: the worse of the policy's and of what plan_first() found. Global, so that the verifier looks at it
+ * once.
  */
 __noinline int judge(__u32 slot, __u32 why)
 {
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
 	struct am_policy *p;
-	__u32 id;
+	__u32 id, ops;
 
 	if (!job)
 		return AM_DENY;
+	ops = job->planned ? job->plan_ops : job->ops;
 	job->verdict = AM_ALLOW;
 	job->rule = AM_NO_RULE;
 	job->reason = why;
 	job->pinned = 0;
 	job->op = 0;
-	job->marks = 0;
+	if (!job->planned)
+		job->marks = 0;
 	for (__u32 op = 0; op < AM_PATH_OPS; op++) {
-		if (job->ops & (1U << op))
+		if (ops & (1U << op))
 			judge_one(slot, op, why);
+	}
+	if (job->planned) {
+		job->plan_verdict = job->verdict;
+		job->plan_rule = job->rule;
+		job->plan_reason = in_plan(job->reason);
+		job->plan_op = job->op;
+		job->plan_pinned = job->pinned;
+		return job->verdict;
+	}
+	if (job->plan_verdict > job->verdict) {
+		job->verdict = job->plan_verdict;
+		job->rule = job->plan_rule;
+		job->reason = job->plan_reason;
+		job->op = job->plan_op;
+		job->pinned = job->plan_pinned;
 	}
 	id = job->policy;
 	p = bpf_map_lookup_elem(&policies, &id);
@@ -436,11 +464,35 @@ static long next_worst(__u32 op, struct am_worst *w)
 	return 0;
 }
 
+/*
+ * Judges the job by what the plan says of its process: it comes before run_automaton() and judge(), which then take the worse
+ * of both. Inlined: the chain of calls from a hook to list_rule() has the eight that may be.
+ */
+static __always_inline void plan_first(const struct am_actor *a, __u32 slot, struct am_job *job,
+				       __u32 why)
+{
+	if (a->out) {
+		job->plan_verdict = a->part;
+		job->plan_rule = AM_NO_RULE;
+		job->plan_reason = a->out;
+		job->plan_pinned = 0;
+		job->plan_op = lowest_bit(job->ops);
+	} else if (a->part && job->plan_ops) {
+		job->policy = a->part - 1;
+		if (!why && run_automaton(slot))
+			why = AM_NO_STATE;
+		job->planned = 1;
+		judge(slot, why);
+		job->planned = 0;
+		job->policy = a->policy;
+	}
+}
+
 /* Without a scratch slot or a session: the severest verdict of the operations, at least `floor`. */
 __noinline int fallback(const struct am_actor *a, __u32 ops, __u32 floor, __u32 reason, __u32 flags)
 {
 	struct am_worst w = {.ops = ops, .worst = floor};
-	__u32 id;
+	__u32 id, part;
 
 	if (!a)
 		return AM_KILL;
@@ -451,6 +503,15 @@ __noinline int fallback(const struct am_actor *a, __u32 ops, __u32 floor, __u32 
 		return AM_KILL;
 	}
 	bpf_loop(AM_OPS - 1, next_worst, &w, 0);
+	if (a->out) {
+		if (a->part > w.worst)
+			w.worst = a->part;
+	} else if (a->part) {
+		part = a->part - 1;
+		w.p = bpf_map_lookup_elem(&policies, &part);
+		if (w.p)
+			bpf_loop(AM_OPS - 1, next_worst, &w, 0);
+	}
 	report_bare(a, w.which, w.worst, am_by(AM_NO_RULE, reason), flags);
 	return w.worst;
 }
@@ -482,6 +543,10 @@ static __always_inline void describe(struct am_job *job, const struct am_actor *
 	job->facts = a->facts;
 	job->unsure = a->proc.unsure;
 	job->session = a->proc.session;
+	job->plan_verdict = AM_ALLOW;
+	job->plan_ops = ops;
+	if (a->proc.stepping & AM_OPENING) /* it is what began the step */
+		job->plan_ops &= ~(1U << AM_EXEC);
 	job->held = 0;
 	job->same = 0;
 	job->told = 0;
@@ -624,6 +689,7 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 	count_reason(why);
 	if (!why && flags & AM_F_DEVICE)
 		why = AM_DEVICE;
+	plan_first(a, slot, job, why);
 	if (!why && run_automaton(slot))
 		why = AM_NO_STATE;
 #ifndef AM_REACT

@@ -85,10 +85,11 @@ static long next_grant(__u32 i, struct am_grants_ctx *c)
 }
 
 /*
- * The most severe grant that holds, packed as am_pack() does, or -1. Only of the session's live policy: rule numbers
- * of another one mean something else. Global, so that the verifier looks at it once.
+ * The most severe grant that holds, packed as am_pack() does, or -1. Only of one policy (or part
+ * of a plan): rule numbers of another one mean something else. Global, so that the verifier looks at it once.
  */
-__noinline int grant_for(const struct am_actor *a, __u32 op, const struct am_address *to)
+__noinline int grant_for(const struct am_actor *a, __u32 op, const struct am_address *to,
+			 __u32 generation)
 {
 	struct am_grants_ctx c = {.a = a, .to = to, .best = -1};
 	struct am_granted_key k = {};
@@ -96,7 +97,7 @@ __noinline int grant_for(const struct am_actor *a, __u32 op, const struct am_add
 	if (!a || !to)
 		return -1;
 	k.serial = a->proc.serial;
-	k.generation = a->generation;
+	k.generation = generation;
 	__builtin_memcpy(k.addr, to->addr, 16);
 	c.g = bpf_map_lookup_elem(&granted, &k);
 	if (!c.g)

@@ -69,6 +69,18 @@ enum am_reason {
 	AM_UNHOLDABLE = 17, /* it cannot wait (io_uring), or too much waits already: denied */
 	AM_WOKEN =
 		18, /* react: it was held, and somebody made it go on without an answer: killed */
+	/* of a plan, see am_decision.step */
+	AM_PLAN_RULE = 19, /* a rule of the step */
+	AM_PLAN_CLOSED =
+		20, /* the step allows other things of this kind; or it is no step's, and the agent may not */
+	AM_PLAN_ORDER = 21, /* it would begin a step before what comes before that */
+	AM_PLAN_RUNNING = 22, /* … that is under way */
+	AM_PLAN_DONE = 23, /* … that has been, and is not to be repeated */
+	AM_PLAN_BYTES = 24, /* max-write */
+	AM_PLAN_FILES = 25, /* max-files */
+	AM_PLAN_PROCS = 26, /* max-procs */
+	AM_PLAN_TIME = 27, /* timeout */
+	AM_PLAN_MARK = 28, /* a mark that does not fit */
 };
 
 enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };
@@ -76,6 +88,7 @@ enum am_tier { AM_TIER_LSM = 1, AM_TIER_REACT = 2 };
 enum am_kind {
 	AM_DECISION = 1, /* struct am_decision, then object_size bytes */
 	AM_PROCESS = 2, /* struct am_process */
+	AM_STEP = 3, /* struct am_stepped */
 };
 
 struct am_header {
@@ -107,7 +120,8 @@ struct am_decision {
 	__u8 tier;
 	__u8 flags;
 	__u16 rule; /* index in the compiled policy; AM_NO_RULE when reason != AM_BY_RULE */
-	__u16 reason;
+	__u8 reason; /* enum am_reason */
+	__u8 step; /* of the session's plan, plus 1: of the acting process, or that it would begin; 0: none */
 	__u32 ppid;
 	__u32 uid;
 	__u64 exe_tags; /* of the acting process, as used in the decision */
@@ -144,6 +158,25 @@ struct am_process {
 	char comm[16];
 };
 
+enum am_stepping {
+	AM_STEP_BEGAN = 1,
+	AM_STEP_JOINED = 2,
+	AM_STEP_DONE = 3,
+	AM_STEP_FAILED = 4, /* it ended; its status does not count as done */
+	AM_STEP_REFUSED = 5, /* a fork: max-procs, or timeout */
+};
+
+/* What became of a step of a plan. */
+struct am_stepped {
+	struct am_header h; /* of the process by which */
+	__u8 what; /* enum am_stepping */
+	__u8 step; /* as in am_decision */
+	__u8 reason; /* enum am_reason, of what was refused */
+	__u8 pad;
+	__u32 status; /* the first that does not count as done, 128 + n for signal n, 124 for overtime; else 0 */
+};
+
+_Static_assert(sizeof(struct am_stepped) == 48, "am_stepped");
 _Static_assert(sizeof(struct am_header) == 40, "am_header");
 _Static_assert(sizeof(struct am_decision) == 120, "am_decision");
 _Static_assert(sizeof(struct am_address) == 24, "am_address");

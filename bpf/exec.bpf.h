@@ -7,6 +7,7 @@
 
 #include "arguments.bpf.h"
 #include "process.bpf.h"
+#include "start.bpf.h"
 
 /* Not inlined: see report_bare(). */
 static __noinline void send_execed(const struct am_actor *a)

@@ -107,6 +107,12 @@ struct am_job {
 	__u16 rule, reason;
 	__u16 ruled[AM_PATH_OPS]; /* the rule of each operation */
 	__u8 verdict, op, pinned, told;
+	__u64 ways[2]; /* to start a step, that a program matches */
+	/* of the plan's part, which is judged first */
+	__u16 plan_rule;
+	__u8 plan_verdict, plan_op, plan_reason, plan_pinned;
+	__u8 planned; /* in: it is what is being judged */
+	__u32 plan_ops; /* in: bit per operation that it is asked for */
 	char room[AM_ROOM];
 };
 
@@ -195,6 +201,22 @@ struct {
 	__type(key, struct am_marked_key);
 	__type(value, struct am_marks);
 } marked SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_POLICIES);
+	__type(key, __u32);
+	__type(value, struct am_plan);
+} plans SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_SESSIONS);
+	__type(key, __u64);
+	__type(value, struct am_steps);
+} steps SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -368,12 +390,14 @@ union am_contract {
 	struct am_decision decision;
 	struct am_address address;
 	struct am_process process;
+	struct am_stepped stepped;
 	enum am_op op;
 	enum am_action action;
 	enum am_reason reason;
 	enum am_tier tier;
 	enum am_kind kind;
 	enum am_what what;
+	enum am_stepping stepping;
 	enum am_counter counter;
 } contract;
 

@@ -163,20 +163,47 @@ static long next_entry(__u32 i, struct am_net_ctx *c)
  * connect) is blocked by rules on send as well: then AM_BY_SEND is in it. Global, like decide_net().
  */
 __noinline int net_rule(const struct am_actor *a, __u32 op, const struct am_address *to,
-			__u32 connected)
+			__u32 connected, __u32 policy)
 {
 	struct am_net_ctx c = {.a = a, .to = to, .connected = connected, .found = -1};
 	struct am_net_key k = {.prefixlen = 32 + 128};
 
 	if (!a || !to)
 		return -1;
-	k.policy = bpf_htonl(a->policy);
+	k.policy = bpf_htonl(policy);
 	__builtin_memcpy(k.addr, to->addr, 16);
 	c.wanted = 1U << (op - AM_CONNECT);
 	c.l = bpf_map_lookup_elem(&net, &k);
 	if (c.l)
 		bpf_loop(AM_NET_LEN, next_entry, &c, 0);
 	return c.found;
+}
+
+/* What the plan says, packed as am_pack() does; also what no rule says. Global, like decide_net(). */
+__noinline int net_part(const struct am_actor *a, __u32 op, const struct am_address *to,
+			__u32 connected)
+{
+	struct am_policy *p;
+	__u64 o = op;
+	__u32 id;
+	int v, g;
+
+	if (!a || !to || !a->part)
+		return am_pack(AM_ALLOW, AM_NO_RULE);
+	if (a->out)
+		return am_pack(a->part, AM_NO_RULE);
+	id = a->part - 1;
+	p = bpf_map_lookup_elem(&policies, &id);
+	if (!p)
+		return am_pack(AM_DENY, AM_NO_RULE);
+	am_bound(o, 15);
+	v = net_rule(a, op, to, connected, id);
+	g = a->dns_port ? grant_for(a, op, to, p->generation) : -1;
+	if (v >= 0)
+		v &= ~AM_BY_SEND;
+	if (g >= 0 && (v < 0 || am_packed_rule(g) < am_packed_rule(v)))
+		v = g;
+	return v < 0 ? am_pack(p->default_action[o], AM_NO_RULE) : v;
 }
 
 /*
@@ -207,8 +234,8 @@ __noinline int decide_net(const struct am_actor *a, __u32 op, const struct am_ad
 		verdict = p ? p->severest[o] : AM_DENY;
 		reason = AM_NO_STATE;
 	} else {
-		int v = net_rule(a, op, to, flags & AM_F_CONNECTED);
-		int g = a->dns_port ? grant_for(a, op, to) : -1;
+		int v = net_rule(a, op, to, flags & AM_F_CONNECTED, id);
+		int g = a->dns_port ? grant_for(a, op, to, a->generation) : -1;
 
 		if (v >= 0 && v & AM_BY_SEND) {
 			v &= ~AM_BY_SEND;
@@ -225,6 +252,16 @@ __noinline int decide_net(const struct am_actor *a, __u32 op, const struct am_ad
 			rule = am_packed_rule(g);
 			reason = AM_BY_RULE;
 		}
+		if (a->part) {
+			v = net_part(a, o, to, flags & AM_F_CONNECTED);
+			if (am_packed_action(v) > verdict) {
+				verdict = am_packed_action(v);
+				rule = am_packed_rule(v);
+				reason = a->out		      ? a->out
+					 : rule == AM_NO_RULE ? AM_PLAN_CLOSED
+							      : AM_PLAN_RULE;
+			}
+		}
 	}
 	/* nor may it answer for this host at port 53 */
 	if (verdict < AM_HOLD && (is_door(to) || (op == AM_BIND && to->port == AM_DNS_PORT))) {
@@ -234,7 +271,7 @@ __noinline int decide_net(const struct am_actor *a, __u32 op, const struct am_ad
 	}
 	if (verdict == AM_HOLD && flags & AM_PASSES) {
 		verdict = AM_ALLOW;
-	} else if (verdict == AM_HOLD && reason <= AM_BY_DEFAULT &&
+	} else if (verdict == AM_HOLD && (reason <= AM_BY_DEFAULT || reason >= AM_PLAN_RULE) &&
 		   (AM_TIER == AM_TIER_LSM || op == AM_CONNECT || op == AM_SEND)) {
 		__u64 print = net_print(a, to, op, rule);
 		int said = ask(a, print, print);
@@ -320,19 +357,40 @@ static __always_inline bool routes(int level, int name)
 	       (name == 5 || name == 6 || name == 57); /* IPV6_2292RTHDR, _2292PKTOPTIONS, _RTHDR */
 }
 
+/* The severest verdict of an operation, of policy and plan. */
+static __noinline __u32 severest_of(const struct am_actor *a, __u32 op)
+{
+	__u32 id = a->policy, part, verdict = AM_DENY;
+	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
+	__u64 o = op;
+
+	am_bound(o, 15);
+	if (p)
+		verdict = p->severest[o];
+	if (a->doomed)
+		return AM_KILL;
+	if (a->out)
+		return a->part > verdict ? a->part : verdict;
+	if (a->part) {
+		part = a->part - 1;
+		p = bpf_map_lookup_elem(&policies, &part);
+		if (!p)
+			return AM_DENY;
+		if (p->severest[o] > verdict)
+			verdict = p->severest[o];
+	}
+	return verdict;
+}
+
 /* Such an option gets the severest verdict of send or connect. Returns it. Not inlined: see report_bare(). */
 static __noinline __u32 decide_route(struct am_actor *a)
 {
 	struct am_address to = {};
-	__u32 id = a->policy, verdict = AM_DENY;
-	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
+	__u32 verdict = severest_of(a, AM_SEND), other = severest_of(a, AM_CONNECT);
 
 	count(AM_C_DECISIONS);
-	if (p)
-		verdict = p->severest[AM_SEND] > p->severest[AM_CONNECT] ? p->severest[AM_SEND]
-									 : p->severest[AM_CONNECT];
-	if (a->doomed)
-		verdict = AM_KILL;
+	if (other > verdict)
+		verdict = other;
 	if (verdict >= AM_HOLD)
 		count(AM_C_BLOCKED);
 	report_net(a, &to,
@@ -348,14 +406,10 @@ static __noinline __u32 decide_route(struct am_actor *a)
 static __noinline __u32 decide_family(struct am_actor *a, int family, int protocol, bool stop)
 {
 	struct am_address to = {.family = family, .protocol = protocol};
-	__u32 id = a->policy;
-	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
-	__u32 verdict = p ? p->severest[AM_CONNECT] : AM_DENY;
+	__u32 verdict = severest_of(a, AM_CONNECT);
 	bool dies;
 
 	count(AM_C_DECISIONS);
-	if (a->doomed)
-		verdict = AM_KILL;
 	dies = verdict == AM_KILL || (stop && verdict >= AM_HOLD);
 	if (verdict >= AM_HOLD)
 		count(AM_C_BLOCKED);

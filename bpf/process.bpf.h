@@ -124,6 +124,10 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	ck.start_ns = child->start_boottime;
 #ifdef AM_REACT
 	keep_rights(&ck, child);
+	if (copy.step && fork_step(&copy, &ck)) {
+		condemn(&ck);
+		return;
+	}
 #endif
 	if (!adopt(&ck, &copy)) {
 		count(AM_C_JOINED);
@@ -134,6 +138,8 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 		return;
 	}
 	count(AM_C_FORK_LOST);
+	if (copy.step)
+		leave_step(&copy, &ck, 0);
 	condemn(&ck);
 	send_process(AM_FORK_LOST, &ck, &copy, child, pk.tgid, pk.start_ns, 0);
 }
@@ -162,6 +168,8 @@ static __always_inline void forget(const struct am_proc_key *k, struct task_stru
 	if (!bpf_map_delete_elem(&procs, k)) {
 		__sync_fetch_and_add(&nprocs, -1);
 		send_process(AM_EXIT, k, &copy, t, t->real_parent->tgid, 0, code);
+		if (copy.step)
+			leave_step(&copy, k, code & 0x7f ? 128 + (code & 0x7f) : code >> 8);
 	}
 }
 
@@ -243,6 +251,8 @@ int mark_processes(struct bpf_iter__task *ctx)
 		count(AM_C_FORK_LOST);
 		return 0;
 	}
+	if (fresh.step)
+		fork_step(&fresh, &k); /* above the limit it only makes that no child follows */
 	joined.key = k;
 	joined.session = fresh.session;
 	/* no room left in what is read at once: the same task is shown again at the next read */

@@ -96,6 +96,7 @@ static __always_inline void set_script(const struct am_actor *a, __u64 print)
 
 	if (p && policy) {
 		p->script = print;
+		p->stepping &= ~AM_OPENING;
 		p->args = a->facts & policy->args;
 		p->args_generation = a->proc.unsure & policy->args ? 0 : a->generation;
 	}
@@ -517,56 +518,24 @@ int BPF_PROG(ring_submit_old, struct io_kiocb *req)
 /*
  * A script's own path is gone by now: bprm->file is its interpreter, bprm->filename what the caller wrote. A plain
  * absolute or relative name is judged here. What it led to (links, dots, descriptors) is judged when the interpreter
- * opens it, see name_print(); the daemon resolves it once more.
+ * opens it, see name_print(); the daemon resolves it once more. Returns whether the process is killed.
  */
-static __always_inline void judge_script(struct am_actor *a, struct task_struct *t,
+static __always_inline bool judge_script(struct am_actor *a, struct task_struct *t,
 					 struct linux_binprm *bprm)
 {
 	__u32 slot = 0, why = AM_BY_RULE;
 	struct am_job *job = claim(&slot);
-	const char *name = bprm->filename;
-	char *path;
-	__u64 start = AM_PATH_MAX, at;
 	bool stops;
-	long n;
 
 	if (!job) {
 		fallback(a, 1U << AM_EXEC, AM_ALLOW, AM_NO_SCRATCH, AM_F_KILLED | AM_F_SCRIPT);
 		kill_current();
-		return;
+		return true;
 	}
-	path = job->room + AM_HEAD;
-	/* read behind the path area first, then move it to where it ends at AM_PATH_END */
-	n = bpf_probe_read_kernel_str(path + start, AM_PATH_MAX, name);
-	if (n <= 1 || n >= AM_PATH_MAX) {
-		why = AM_PATH_TOO_LONG;
-		job->off = AM_PATH_END;
-	} else {
-		__u64 len = n - 1;
-
-		if (len > 2 && path[start] == '.' && path[start + 1] == '/') {
-			start += 2;
-			len -= 2;
-			name += 2;
-		}
-		at = AM_PATH_END - len;
-		am_bound(at, 0xfff);
-		am_bound(len, 0xfff);
-		bpf_probe_read_kernel(path + at, len, name);
-		job->off = at;
-		if (path[start] != '/') {
-			struct fs_struct *fs = t->fs;
-
-			at--;
-			am_bound(at, 0xfff);
-			path[at] = '/';
-			job->dentry = (__u64)fs->pwd.dentry;
-			job->mount = (__u64)fs->pwd.mnt - bpf_core_field_offset(struct mount, mnt);
-			why = walk(slot, at);
-		}
-	}
+	why = name_path(slot, job, t, bprm->filename);
 	describe(job, a, 1U << AM_EXEC);
 	inode_of(job, 0);
+	plan_first(a, slot, job, why);
 	if (!why && (a->proc.generation != a->generation || run_automaton(slot)))
 		why = AM_NO_STATE;
 	/* nothing is marked or counted by a name that may lead elsewhere: the open comes */
@@ -582,6 +551,23 @@ static __always_inline void judge_script(struct am_actor *a, struct task_struct 
 		kill_current();
 	}
 	release(job);
+	return stops;
+}
+
+/* It runs: by now another may have been faster. Not inlined: see report_bare(). */
+static __noinline void begin_step(struct am_actor *a, __u32 choice, __u32 how)
+{
+	struct am_proc *p = bpf_map_lookup_elem(&procs, &a->key);
+	int why = enter_step(a, choice, 0);
+
+	if (!why) {
+		if (p)
+			p->stepping |= how;
+		return;
+	}
+	report_bare(a, AM_EXEC, AM_DENY, am_by(AM_NO_RULE, why), AM_F_KILLED);
+	count(AM_C_BLOCKED);
+	kill_current();
 }
 
 /* The facts of a policy that are exe tags of the same number. */
@@ -598,7 +584,8 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 	struct file *f = t->mm->exe_file;
 	__u64 before, start = t->mm->arg_start;
 	struct am_actor a = {};
-	__u32 unsure;
+	bool outside, stops = false;
+	__u32 unsure, choice = 0;
 	int who = identify(&a);
 
 	if (!who)
@@ -609,6 +596,7 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		return 0;
 	}
 	forget_halted(&a.key);
+	a.proc.stepping &= ~AM_OPENING;
 	before = a.proc.exe_tags;
 	if (a.proc.generation != a.generation) {
 		/* the program that starts this one is gone already: of its tags only those of ancestors are known */
@@ -618,18 +606,42 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		find_tags(&a);
 	}
 	unsure = a.proc.unsure;
+	outside = a.part && !a.proc.step && !a.doomed;
 	if (bprm->filename != bprm->interp) {
 		__u64 print = name_print(bprm->filename, false);
+		__u32 skip = script_arguments(start, print);
 
-		read_arguments(&a, start, bprm->argc, script_arguments(start, print));
-		judge_script(&a, t, bprm);
+		read_arguments(&a, start, bprm->argc, skip);
+		if (outside) {
+			choice = find_start(&a, 0, (__u64)bprm->filename, start,
+					    am_words(bprm->argc, skip));
+			if (choice)
+				judge_as_start(&a, choice);
+		}
+		stops = judge_script(&a, t, bprm);
 		set_script(&a, print);
+		/* of a script, its interpreter is no other start */
+		if (choice) {
+			a.part = a.out = 0;
+			a.proc.step = am_choice_step(choice);
+		}
 	}
 	read_arguments(&a, start, bprm->argc, 1);
+	if (outside && !choice) {
+		choice = find_start(&a, (__u64)f->f_path.dentry, (__u64)f->f_path.mnt, start,
+				    am_words(bprm->argc, 1));
+		if (choice)
+			judge_as_start(&a, choice);
+	}
 	/* a memfd has no path: see rights_exec */
-	if (f->f_inode->i_nlink || !pseudo((__u64)f->f_path.mnt))
-		decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
-			    (__u64)f->f_inode, AM_HALTS);
+	if (f->f_inode->i_nlink || !pseudo((__u64)f->f_path.mnt)) {
+		__u32 verdict = decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt,
+					    (__u64)f->f_path.dentry, (__u64)f->f_inode, AM_HALTS);
+
+		stops = stops || (verdict >= AM_HOLD && verdict <= AM_KILL);
+	}
+	if (choice && !stops)
+		begin_step(&a, choice, bprm->filename != bprm->interp ? AM_OPENING : 0);
 	a.proc.unsure = unsure;
 	retag(&a, before);
 	send_execed(&a);

@@ -36,7 +36,8 @@
 
 #include "events.h"
 
-#define AM_MAX_POLICIES 64 /* live policies; each costs what it needs in the shared tables */
+/* live policies, and steps of plans, which are policies too; each costs what it needs in the shared tables */
+#define AM_MAX_POLICIES 1024
 #define AM_MAX_SESSIONS 1024
 #define AM_MAX_PROCS 16384 /* enrolled processes; when full, a fork is refused */
 #define AM_MAX_ACCEPTS 98304 /* 64 bytes each: 6 MiB; two of the largest policies */
@@ -53,7 +54,7 @@
 #define AM_WANTS 16 /* conditions on marks, of one policy */
 #define AM_RATES 8 /* rules with a rate, of one policy */
 #define AM_MAX_GRANTED 16384 /* addresses that sessions know by name; when full, a query fails */
-#define AM_LIST_LEN 8  /* a ninth is a compile error that names the rules */
+#define AM_LIST_LEN 8 /* a ninth is a compile error that names the rules */
 #define AM_NET_LEN 16
 #define AM_GRANT_LEN \
 	8 /* rules and ports that names give to one address; the one that ends first makes room */
@@ -61,6 +62,8 @@
 #define AM_ACCEPT_NONE 64
 #define AM_LANES 2
 #define AM_FENCE_WORDS 8
+#define AM_STEPS 64 /* of one plan */
+#define AM_WAYS 128 /* to start a step by a program, of one plan */
 
 struct am_entry {
 	__u16 rule;
@@ -71,7 +74,7 @@ struct am_entry {
 	__u32 pad2;
 	__u64 sticky_any; /* 0: no condition; else one of these bits must be set */
 	__u64 sticky_not; /* none of these may be set (except:) */
-	__u64 exe_any;   /* 0: no condition; else the process must carry one of these exe tags */
+	__u64 exe_any; /* 0: no condition; else the process must carry one of these exe tags */
 	__u64 exe_not;
 };
 
@@ -123,6 +126,7 @@ struct am_policy {
 	__u32 args_start; /* the state in which they begin */
 	__u32 args_watched; /* those that only rules ask for that are observed */
 	__u32 rates; /* facts that a rate is used up */
+	__u32 plan; /* whether `plans` knows more: its sessions follow a plan as well */
 };
 
 struct am_net_key {
@@ -269,8 +273,14 @@ struct am_joined {
 	__u64 session; /* slot: a child may be met here before its own fork was told of, in whichever session */
 };
 
+#define AM_ROOT 1 /* it began its step, or joined it: its exit status counts */
+#define AM_MARKED 2 /* by a mark */
+#define AM_OPENING 4 /* react: by a script that its interpreter has yet to open */
+
 struct am_proc {
-	__u32 session; /* slot */
+	__u16 session; /* slot */
+	__u8 step; /* of the session's plan, plus 1; 0: outside of all */
+	__u8 stepping; /* AM_ROOT, … */
 	__u32 generation; /* of the policy that exe_tags are of; another: they mean nothing (renew_tags()). 0: unknown */
 	__u64 exe_tags;
 	__u64 parents; /* exe tags of its ancestors, and of what it ran before */
@@ -323,6 +333,50 @@ struct am_approval_key {
 	__u64 what;
 };
 
+/*
+ * Value of `plans`, by the policy's slot (docs/design/0008-plans.md). A step is a policy in a slot of its own, whose rules, exe
+ * tags and facts are numbered as those of the session's policy. What is asked for is judged by both; the stricter wins.
+ */
+struct am_plan {
+	__u64 needs[AM_STEPS], after[AM_STEPS]; /* steps that must be done, and have ended */
+	__u64 exits[AM_STEPS][4]; /* statuses that count as done */
+	__u64 timeout_ns[AM_STEPS], max_write[AM_STEPS]; /* ~0: no limit */
+	__u64 ways[AM_STEPS][2]; /* by which each step starts */
+	__u64 wanted[2]; /* ways that ask for arguments */
+	__u64 once, repeat, marks; /* steps */
+	__u32 max_files[AM_STEPS], max_procs[AM_STEPS]; /* ~0: no limit */
+	__u32 part[AM_STEPS + 1]; /* slot, plus 1, of each step, and of what is outside of all */
+	__u32 way_slot
+		[2]; /* slot, plus 1; 0: no such ways. Its exe tags and those of arguments are ways */
+	__u32 pad;
+	__u8 way_step[AM_WAYS];
+	__u8 on_violation[AM_STEPS + 8]; /* enum am_action; AM_PAUSES */
+};
+
+#define AM_PAUSES 0x80 /* in on_violation: and user space freezes the session */
+
+/* A step in a session. */
+struct am_step {
+	__u32 alive; /* processes; AM_ENDING while the last one settles what comes of it */
+	__u32 bad; /* the first status of a root that does not count as done, plus 1 */
+	__u64 began_ns; /* of the run under way, boot time; 0: it is not settled yet */
+	__u64 written;
+	__u32 files;
+	__u32 pad;
+};
+
+#define AM_ENDING 0x80000000
+
+/*
+ * Value of `steps`, by the session's serial: two sessions never share it, and a reload keeps it. User space makes it before the
+ * session's first process is enrolled; without it everything is denied.
+ */
+struct am_steps {
+	__u64 done, ended, begun; /* steps */
+	__u64 used[2]; /* ways, in the runs under way */
+	struct am_step step[AM_STEPS];
+};
+
 /* One counter per site where something is lost, refused for want of room, or cannot be told. */
 enum am_counter {
 	AM_C_DECISIONS,
@@ -346,7 +400,7 @@ enum am_counter {
 _Static_assert(sizeof(struct am_entry) == 48, "am_entry");
 _Static_assert(sizeof(struct am_list) == 392, "am_list");
 _Static_assert(sizeof(struct am_accept) == 64, "am_accept");
-_Static_assert(sizeof(struct am_policy) == 728, "am_policy");
+_Static_assert(sizeof(struct am_policy) == 732, "am_policy");
 _Static_assert(sizeof(struct am_net_entry) == 32, "am_net_entry");
 _Static_assert(sizeof(struct am_net_list) == 520, "am_net_list");
 _Static_assert(sizeof(struct am_granted_key) == 32, "am_granted_key");
@@ -363,6 +417,8 @@ _Static_assert(sizeof(struct am_session) == 24, "am_session");
 _Static_assert(sizeof(struct am_proc_key) == 16, "am_proc_key");
 _Static_assert(sizeof(struct am_joined) == 24, "am_joined");
 _Static_assert(sizeof(struct am_proc) == 56, "am_proc");
+_Static_assert(sizeof(struct am_plan) == 6144, "am_plan");
+_Static_assert(sizeof(struct am_steps) == 2088, "am_steps");
 _Static_assert(sizeof(struct am_hold_key) == 24, "am_hold_key");
 _Static_assert(sizeof(struct am_held) == 24, "am_held");
 _Static_assert(sizeof(struct am_answer) == 32, "am_answer");

@@ -26,7 +26,7 @@ from agentmon.engine.commands import (
 )
 from agentmon.engine.holds import Approval, Holds, Limits, Waiter, waiter_of
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
-from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, What
+from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, StepEvent, What
 from agentmon.model.operations import Action, Operation, Reason
 from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, USED_UP, WOULD, Record
 
@@ -64,6 +64,16 @@ REASONS: Mapping[int, str] = {
     Reason.NOT_PARKED: "it was to be held, and the daemon did not come to freeze it",
     Reason.UNHOLDABLE: "it was to be held, and cannot wait",
     Reason.WOKEN: "it was held, and made to go on before there was an answer",
+    Reason.PLAN_RULE: "the plan forbids it",
+    Reason.PLAN_CLOSED: "the plan does not allow it",
+    Reason.PLAN_ORDER: "it comes before its turn in the plan",
+    Reason.PLAN_RUNNING: "this step of the plan is under way",
+    Reason.PLAN_DONE: "this step of the plan has been, and is not to be repeated",
+    Reason.PLAN_BYTES: "the step has written as much as it may",
+    Reason.PLAN_FILES: "the step has changed as many files as it may",
+    Reason.PLAN_PROCS: "the step has as many processes as it may",
+    Reason.PLAN_TIME: "the step has had its time",
+    Reason.PLAN_MARK: "the mark does not fit the plan",
 }
 
 #: Ended processes remembered, so that a message sent by one of them is not taken for an outsider's.
@@ -163,6 +173,8 @@ class Engine:
         """Take one event of the kernel. `now_ns`: wall clock. Never raises for odd events."""
         if type(event) is Decision:
             return self._decision(event, now_ns)
+        if type(event) is StepEvent:
+            return []
         assert isinstance(event, ProcessEvent)
         return self._process(event, now_ns)
 

@@ -18,10 +18,11 @@ from agentmon.kernel.answers import HALTS, MAPS, Answers
 from agentmon.kernel.grants import Grants
 from agentmon.kernel.libbpf import missed_runs
 from agentmon.kernel.ring import Ring
-from agentmon.kernel.tables import MARKED_KEY, U32, U64, Tables, open_maps
+from agentmon.kernel.tables import MARKED_KEY, STEP, STEPS_BYTES, STEPS_HEAD, U32, U64, Tables, open_maps
 from agentmon.model.conditions import MAX_MARKS, MAX_RATES, Risk
 from agentmon.model.events import Event, ProcessKey
 from agentmon.model.operations import HELD, Operation, Tier
+from agentmon.model.plans import OUTSIDE, StepState
 from agentmon.model.tables import CompiledPolicy
 
 PIN_ROOT = host.BPFFS / "agentmon"
@@ -36,7 +37,7 @@ CENSUS_TRIES = 5
 SESSION = struct.Struct("=IIQII")
 PROC_KEY = struct.Struct("=QII")
 JOINED = struct.Struct("=QI4xQ")
-PROC = struct.Struct("=IIQQIIQQII")
+PROC = struct.Struct("=HBBIQQIIQQII")
 
 COUNTERS = (
     "decisions", "blocked", "ring_lost", "scratch_exhausted", "path_too_long", "path_unreachable", "path_unstable",
@@ -46,7 +47,7 @@ COUNTERS = (
 
 _MAPS = (
     "arena", "policies", "accepts", "lists", "net", "pins", "users", "clocks", "wants", "effects", "marked",
-    "lineages", "granted", "doors", "sessions", "procs", "marks", "events", "counters", *MAPS,
+    "lineages", "plans", "steps", "granted", "doors", "sessions", "procs", "marks", "events", "counters", *MAPS,
 )  # fmt: skip
 
 
@@ -58,6 +59,8 @@ class ProcessState:
     exe_tags: int
     parents: int
     serial: int
+    #: Of the session's plan; `OUTSIDE`: none.
+    step: int = OUTSIDE
 
 
 class _SessionValue(NamedTuple):
@@ -204,6 +207,7 @@ class Monitor:
                 self._serial += 1
                 self._forget_marks(slot)
                 self._start_marks(slot, policy_slot)
+                self._start_steps(self._serial, policy_slot)
                 self._maps["sessions"].update(U32.pack(slot), SESSION.pack(policy_slot, LIVE, self._serial, 0, 0))
                 return slot, self._serial
         raise KernelError(f"all {MAX_SESSIONS} session slots are in use: release sessions that are not needed")
@@ -217,6 +221,7 @@ class Monitor:
         self.grants.forget(was.serial)
         self.answers.forget_session(was.serial)
         self._forget_marks(slot)
+        self._maps["steps"].delete(U64.pack(was.serial))
         for _ in range(20):
             if not any(state.session == slot for _, state in self._process_items()):
                 return
@@ -238,6 +243,7 @@ class Monitor:
         if not value:
             raise KernelError(f"there is no session slot {slot}")
         self._start_marks(slot, policy_slot)  # another policy's marks are others
+        self._start_steps(_session(value).serial, policy_slot)
         self._set_session(slot, _session(value)._replace(policy=policy_slot))
 
     def settle(self) -> None:
@@ -276,6 +282,27 @@ class Monitor:
         key = MARKED_KEY.pack(slot, self.tables.slots()[policy_slot])
         empty = bytes(U64.size * (MAX_MARKS + 1 + MAX_RATES))
         self._maps["marked"].update(key, empty + self.tables.intervals(policy_slot))
+
+    def _start_steps(self, serial: int, policy_slot: int) -> None:
+        """Where the steps of a plan are; where they are already is kept."""
+        key = U64.pack(serial)
+        if self.tables.has_plan(policy_slot) and not self._maps["steps"].lookup(key):
+            self._maps["steps"].update(key, bytes(STEPS_BYTES))
+
+    def steps(self, slot: int, count: int) -> tuple[StepState, ...]:
+        """Where the first ``count`` steps of a session's plan are. Empty: it has none."""
+        serial = self._session_values()[slot].serial
+        value = self._maps["steps"].lookup(U64.pack(serial))
+        if not value:
+            return ()
+        done, ended, begun, *_ = STEPS_HEAD.unpack_from(value)
+        found = []
+        for i in range(count):
+            alive, bad, began_ns, written, files = STEP.unpack_from(value, STEPS_HEAD.size + i * STEP.size)
+            is_done, has_ended, has_begun = (bool(mask >> i & 1) for mask in (done, ended, begun))
+            status = bad - 1 if bad else 0
+            found.append(StepState(is_done, has_ended, has_begun, alive & 0x7FFFFFFF, status, began_ns, written, files))
+        return tuple(found)
 
     def _forget_marks(self, slot: int) -> None:
         for key in list(self._maps["marked"].keys(MARKED_KEY.size)):
@@ -384,12 +411,12 @@ class Monitor:
         raw = PROC_KEY.pack(key.start_ns, key.pid, 0)
         value = self._maps["procs"].lookup(raw)
         if value:
-            session, _, _, known, kin, unsure, *rest = PROC.unpack(value)
+            session, step, stepping, _, _, known, kin, unsure, *rest = PROC.unpack(value)
             generation = self.tables.slots()[self.sessions()[session][0]]
             if kin != generation:
                 known, unsure = 0, 0 if kin == 0 else 0xFFFFFFFF
             found = 0 if tags is None else generation
-            value = PROC.pack(session, found, tags or 0, known | parents, generation, unsure, *rest)
+            value = PROC.pack(session, step, stepping, found, tags or 0, known | parents, generation, unsure, *rest)
             self._maps["procs"].update(raw, value, 2)  # BPF_EXIST
 
     # ---- records and counters
@@ -456,8 +483,8 @@ def _session(value: bytes) -> _SessionValue:
 
 
 def _state(value: bytes) -> ProcessState:
-    session, _, tags, parents, _, _, serial, *_ = PROC.unpack(value)
-    return ProcessState(session, tags, parents, serial)
+    session, step, _, _, tags, parents, _, _, serial, *_ = PROC.unpack(value)
+    return ProcessState(session, tags, parents, serial, step - 1 if step else OUTSIDE)
 
 
 def _possible_cpus() -> int:

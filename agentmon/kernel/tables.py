@@ -32,16 +32,17 @@ from agentmon.model.conditions import (
     parents_of,
 )
 from agentmon.model.operations import OPERATION_SLOTS, Action
-from agentmon.model.tables import LIST_LENGTH, NET_LENGTH, CompiledPolicy
+from agentmon.model.plans import MAX_STEPS, MAX_WAYS
+from agentmon.model.tables import LIST_LENGTH, NET_LENGTH, CompiledPolicy, PlanTables
 
-MAX_POLICIES = 64
+MAX_POLICIES = 1_024
 MAX_ACCEPTS = 98_304
 MAX_LISTS = 8_192
 
 ENTRY = struct.Struct("=HBxII4xQQQQ")
 LIST_HEAD = struct.Struct("=II")
 ACCEPT = struct.Struct("=9H9H2IIQQ")
-POLICY = struct.Struct(f"=10I4H{OPERATION_SLOTS}s{OPERATION_SLOTS}s512sII{OPERATION_SLOTS}H3I5I2I2I4I")
+POLICY = struct.Struct(f"=10I4H{OPERATION_SLOTS}s{OPERATION_SLOTS}s512sII{OPERATION_SLOTS}H3I5I2I2I5I")
 FENCE = struct.Struct("=QH6x")
 NET_KEY_HEAD = struct.Struct("=I")
 NET_POLICY = struct.Struct(">I")
@@ -53,6 +54,18 @@ WANT = struct.Struct("=IHH")
 RATE = struct.Struct("=QQI4x")
 EFFECT_KEY = struct.Struct("=II")
 MARKED_KEY = struct.Struct("=II")
+#: ``struct am_plan``
+PLAN = struct.Struct(
+    f"={MAX_STEPS}Q{MAX_STEPS}Q{4 * MAX_STEPS}Q{MAX_STEPS}Q{MAX_STEPS}Q{2 * MAX_STEPS}Q2Q3Q{MAX_STEPS}I{MAX_STEPS}I"
+    f"{MAX_STEPS + 1}I2I4x{MAX_WAYS}s{MAX_STEPS + 8}s"
+)
+#: ``struct am_step``, and what is before it in ``struct am_steps``
+STEP = struct.Struct("=IIQQI4x")
+STEPS_HEAD = struct.Struct("=5Q")
+STEPS_BYTES = STEPS_HEAD.size + MAX_STEPS * STEP.size
+#: In ``on_violation``.
+PAUSES = 0x80
+NO_LIMIT = (1 << 64) - 1
 LINEAGE = struct.Struct(f"={MAX_CONDITIONS}Q")
 
 #: Generations whose sets of programs are kept, for processes that have been idle since (``AM_MAX_LINEAGES``).
@@ -109,6 +122,8 @@ class Installed:
     pins: tuple[bytes, ...]
     users: tuple[bytes, ...]
     effects: tuple[bytes, ...]
+    #: Slots of the parts of its plan, and of its ways.
+    parts: tuple[int, ...] = ()
 
 
 class Tables:
@@ -158,8 +173,12 @@ class Tables:
             self._lists.mark(lists, 0)
             self._installed[slot] = Installed(
                 generation, trans, accept, lists, tuple(nets.get(slot, ())), tuple(pins.get(slot, ())),
-                tuple(users.get(slot, ())), tuple(effects.get(slot, ())),
+                tuple(users.get(slot, ())), tuple(effects.get(slot, ())), self._parts_of(slot),
             )  # fmt: skip
+        planned = {slot for slot, header in found.items() if header[-1]}
+        for key in list(self._maps["plans"].keys(U32.size)):
+            if U32.unpack(key)[0] not in planned:
+                self._maps["plans"].delete(key)  # of an installation that was cut short
         for space in (self._accepts, self._lists):
             starts = sorted(space.runs)
             for start, following in zip(starts, [*starts, space.high][1:], strict=True):
@@ -170,6 +189,23 @@ class Tables:
 
         Raises KernelError, with what was full, and leaves the tables as they were.
         """
+        if policy.plan is not None:
+            return self._install_with_plan(policy, policy.plan)
+        return self._install(policy, ())
+
+    def _install_with_plan(self, policy: CompiledPolicy, plan: PlanTables) -> tuple[int, int]:
+        """The parts first: until the policy's own header is there, they decide nothing."""
+        slots: list[int] = []
+        try:
+            for part in (*plan.parts, *plan.ways):
+                slots.append(self._install(part, ())[0])
+            return self._install(policy, tuple(slots))
+        except BaseException:
+            for slot in slots:
+                self._remove(slot)
+            raise
+
+    def _install(self, policy: CompiledPolicy, parts: tuple[int, ...]) -> tuple[int, int]:
         slot = next((s for s in range(MAX_POLICIES) if s not in self._installed), None)
         if slot is None:
             raise KernelError(f"all {MAX_POLICIES} policy slots are in use: release sessions that have ended")
@@ -233,8 +269,11 @@ class Tables:
                 self._maps["effects"].update(key, U32.pack(marks))
             self._maps["wants"].update(U32.pack(slot), _wants(policy))
             self._keep_lineage(generation, policy)
+            if policy.plan is not None:
+                self._maps["plans"].update(U32.pack(slot), _plan(policy.plan, parts))
         except BaseException:
             self._clear(prefixes, pins, users, effects)
+            self._maps["plans"].delete(U32.pack(slot))
             self._maps["lineages"].delete(U32.pack(generation))
             self._trans.give(trans)
             self._accepts.give(accepts)
@@ -244,23 +283,31 @@ class Tables:
             generation, 0, trans, policy.stride, policy.states, policy.start, policy.sticky_first, accepts, lists,
             words, *_rule_ends(policy), bytes(policy.defaults), bytes(policy.severest), _classes(policy),
             len(policy.fences), len(policy.tails), *policy.bare, *_conditions(policy),
-            arguments_of(policy.conditions), policy.arguments_start, policy.arguments_watched, _rates(policy),
+            arguments_of(policy.conditions) & 0xFFFFFFFF, policy.arguments_start,
+            policy.arguments_watched & 0xFFFFFFFF, _rates(policy), int(policy.plan is not None),
         )  # fmt: skip
         self._maps["policies"].update(U32.pack(slot), header)
         self._generation = generation
         self._installed[slot] = Installed(
-            generation, trans, accepts, lists, prefixes, tuple(pins), tuple(users), tuple(effects)
+            generation, trans, accepts, lists, prefixes, tuple(pins), tuple(users), tuple(effects), parts
         )
         return slot, generation
 
     def remove(self, slot: int) -> None:
         """Frees a policy that no session uses."""
         self.settle()  # a decision that began under it ends under it
+        parts = self._installed[slot].parts
+        self._remove(slot)
+        for part in parts:
+            self._remove(part)
+
+    def _remove(self, slot: int) -> None:
         installed = self._installed.pop(slot)
         self._maps["policies"].update(
             U32.pack(slot), bytes(4) + U32.pack(installed.generation) + bytes(POLICY.size - 8)
         )
         self._maps["clocks"].delete(U32.pack(slot))
+        self._maps["plans"].delete(U32.pack(slot))
         self._clear(installed.prefixes, installed.pins, installed.users, installed.effects)
         for key in list(self._maps["marked"].keys(MARKED_KEY.size)):
             if MARKED_KEY.unpack(key)[1] == installed.generation:
@@ -279,6 +326,23 @@ class Tables:
         rates = (self._maps["wants"].lookup(U32.pack(slot)) or b"")[MAX_MARKS * WANT.size :]
         return b"".join(U64.pack(interval) for interval, _, _ in RATE.iter_unpack(rates))
 
+    def has_plan(self, slot: int) -> bool:
+        """Whether the sessions of a policy follow a plan."""
+        return bool(self._installed[slot].parts)
+
+    def part_generations(self, slot: int) -> tuple[int, ...]:
+        """The generations of the parts of a policy's plan, as in `PlanTables.parts`."""
+        return tuple(self._installed[part].generation for part in self._installed[slot].parts)
+
+    def _parts_of(self, slot: int) -> tuple[int, ...]:
+        """What an earlier process installed for the plan of a policy."""
+        value = self._maps["plans"].lookup(U32.pack(slot))
+        if not value:
+            return ()
+        fields = PLAN.unpack(value)
+        slots = [*dict.fromkeys(fields[-5 - MAX_STEPS : -4]), *fields[-4:-2]]
+        return tuple(slot - 1 for slot in slots if slot)
+
     def settle(self) -> None:
         """Returns once every decision is over that was under way."""
         self._barrier.wait()
@@ -288,7 +352,7 @@ class Tables:
         self._barrier.close()
 
     def slots(self) -> dict[int, int]:
-        """Slot -> generation of every installed policy."""
+        """Slot -> generation of every installed policy, parts of plans included."""
         return {slot: i.generation for slot, i in self._installed.items()}
 
     def _keep_lineage(self, generation: int, policy: CompiledPolicy) -> None:
@@ -356,9 +420,51 @@ def _conditions(policy: CompiledPolicy) -> tuple[int, ...]:
                 unclocked |= bit * unknown
             case Marked() | Over():
                 wants |= bit
-    everything = (1 << len(policy.conditions)) - 1
+    everything = (1 << len(policy.conditions)) - 1 & 0xFFFFFFFF  # of ways there are more: nobody asks for them
     known = (users, risks, *at_risk, clock, unclocked, wants)
     return everything, parents_of(policy.conditions), *known, int(bool(policy.effects))
+
+
+def _plan(tables: PlanTables, slots: Sequence[int]) -> bytes:
+    """``struct am_plan``; ``slots``: of the parts, then of the ways."""
+    plan = tables.compiled
+    steps = plan.steps
+    parts, ways = slots[: len(tables.parts)], slots[len(tables.parts) :]
+    word = (1 << 64) - 1
+
+    def each(values: Iterable[int], count: int = MAX_STEPS, fill: int = 0) -> list[int]:
+        found = list(values)
+        return [*found, *[fill] * (count - len(found))]
+
+    def mask(bits: Iterable[bool]) -> int:
+        return sum(1 << i for i, bit in enumerate(bits) if bit)
+
+    def limit(value: int | None, most: int = NO_LIMIT) -> int:
+        return most if value is None else value
+
+    ways_of = [plan.ways_of(1 << i) for i in range(len(steps))]
+    # on a violation `pause` denies, and user space does the rest
+    actions = [Action[s.on_violation.upper()] if s.on_violation != "pause" else Action.DENY | PAUSES for s in steps]
+    return PLAN.pack(
+        *each(s.needs for s in steps),
+        *each(s.after for s in steps),
+        *each((s.exits >> shift & word for s in steps for shift in (0, 64, 128, 192)), 4 * MAX_STEPS),
+        *each(limit(s.timeout_ns) for s in steps),
+        *each(limit(s.max_write_bytes) for s in steps),
+        *each((m >> shift & word for m in ways_of for shift in (0, 64)), 2 * MAX_STEPS),
+        tables.wanted & word,
+        tables.wanted >> 64,
+        mask(s.once for s in steps),
+        mask(s.repeat for s in steps),
+        mask(s.mark for s in steps),
+        *each(limit(s.max_files, 0xFFFFFFFF) for s in steps),
+        *each(limit(s.max_procs, 0x7FFFFFFF) for s in steps),
+        *each(parts[number] + 1 for number in tables.part_of[:-1]),
+        parts[tables.part_of[-1]] + 1,
+        *each((slot + 1 for slot in ways), 2),
+        bytes(plan.ways),
+        bytes(actions),
+    )
 
 
 def _rates(policy: CompiledPolicy) -> int:

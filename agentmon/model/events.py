@@ -7,6 +7,7 @@ import enum
 from dataclasses import dataclass
 
 from agentmon.model.operations import Action, Operation, Reason, Tier
+from agentmon.model.plans import OUTSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class Decision:
     same: int = 0
     #: It waits in an open, and user space judged it (react tier).
     opens: bool = False
+    #: The step of the session's plan that it is in, or would begin; `OUTSIDE`: none.
+    step: int = OUTSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +113,31 @@ class ProcessEvent:
     comm: str
 
 
-Event = Decision | ProcessEvent
+class Stepping(enum.IntEnum):
+    """What may become of a step (``enum am_stepping``)."""
+
+    BEGAN = 1
+    JOINED = 2
+    DONE = 3
+    FAILED = 4
+    REFUSED = 5  # a fork
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """A step of a plan began, was joined, was done or failed, or had to refuse a fork, by this process.
+
+    ``status``: the first that does not count as done, as a shell has it; else 0.
+    """
+
+    time_ns: int
+    process: ProcessKey
+    session: int
+    generation: int
+    what: Stepping
+    step: int
+    reason: Reason | None
+    status: int
+
+
+Event = Decision | ProcessEvent | StepEvent

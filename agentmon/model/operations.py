@@ -148,6 +148,21 @@ class Reason(enum.IntEnum):
     NOT_PARKED = 16
     UNHOLDABLE = 17
     WOKEN = 18
+    PLAN_RULE = 19
+    PLAN_CLOSED = 20
+    PLAN_ORDER = 21
+    PLAN_RUNNING = 22
+    PLAN_DONE = 23
+    PLAN_BYTES = 24
+    PLAN_FILES = 25
+    PLAN_PROCS = 26
+    PLAN_TIME = 27
+    PLAN_MARK = 28
+
+    @property
+    def of_plan(self) -> bool:
+        """Whether the plan said so, and not the policy."""
+        return self >= Reason.PLAN_RULE
 
 
 class Tier(enum.IntEnum):

@@ -66,3 +66,17 @@ class CompiledPlan:
     def ways_of(self, steps: int) -> int:
         """The ways that start any of some steps."""
         return sum(1 << way for way, step in enumerate(self.ways) if steps >> step & 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """Where a step of a session is, as the kernel has it. ``alive``: its processes; the last four are of its runs."""
+
+    done: bool
+    ended: bool
+    begun: bool
+    alive: int
+    status: int  # of the last run, the first that does not count as done; else 0
+    began_ns: int  # boot time; 0: no run is under way
+    written: int  # bytes
+    files: int

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from agentmon.model.conditions import Condition
 from agentmon.model.names import HostPattern
 from agentmon.model.operations import OPERATION_SLOTS, PATH_OPERATIONS, Action
+from agentmon.model.plans import CompiledPlan
 
 STICKY_BITS = 64
 LANES = 2  # continuations of a walk
@@ -147,7 +148,25 @@ class CompiledPolicy:
     arguments_start: int = 0
     #: The facts on arguments that only rules ask for that are observed.
     arguments_watched: int = 0
+    #: The plan that its sessions follow besides.
+    plan: PlanTables | None = None
 
     def __post_init__(self) -> None:
         if len(self.defaults) != OPERATION_SLOTS or len(self.severest) != OPERATION_SLOTS:
             raise ValueError("defaults and severest need one action per operation slot")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTables:
+    """A plan as the kernel keeps it: each distinct part is a policy, whose rules, sets of programs and conditions have the
+    numbers that they have in the session's policy.
+    """
+
+    compiled: CompiledPlan
+    parts: tuple[CompiledPolicy, ...]
+    #: By step, and last for what is outside of all: its number in `parts`.
+    part_of: tuple[int, ...]
+    #: Policies without rules, whose exe tags (of a program's path, and of its arguments) are ways, 64 each.
+    ways: tuple[CompiledPolicy, ...]
+    #: The ways that ask for arguments, a bit each.
+    wanted: int

@@ -81,7 +81,7 @@ def compile_hosts(bound: BoundPolicy) -> tuple[tuple[HostPattern, NetEntry], ...
     found: dict[tuple[HostPattern, NetEntry], None] = {}
     for rule in bound.rules:
         ops = sum(1 << (o - Operation.CONNECT) for o in rule.operations if o.is_net)
-        for host in rule.hosts:
+        for host in rule.hosts if ops else ():
             entry = NetEntry(
                 host.low, host.high, rule.index, rule.action, ops, rule.exe_any, rule.exe_not, rule.need, rule.need_not
             )

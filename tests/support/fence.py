@@ -20,6 +20,9 @@ from agentmon.kernel.monitor import Monitor
 from agentmon.model.events import Decision, Event, ProcessEvent, ProcessKey
 from agentmon.model.operations import OPERATIONS, PART_OF_WRITE, Action, Operation, Tier
 from agentmon.model.tables import NO_RULE, CompiledPolicy
+from agentmon.plan.fence import Fenced
+from agentmon.plan.load import load_text as load_plan
+from agentmon.plan.plan import Plan
 from agentmon.policy.bind import bind_policy
 from agentmon.policy.compile import compile_policy
 from agentmon.policy.evaluate import Evaluator
@@ -85,7 +88,16 @@ class Child:
 class Session:
     """One policy in force for whatever is enrolled in it."""
 
-    def __init__(self, monitor: Monitor, policy: Policy, variables: Variables, *, split: bool | None = None) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        policy: Policy,
+        variables: Variables,
+        *,
+        split: bool | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        self.plan = plan
         self.monitor = monitor
         self.tier = monitor.tier
         #: By generation, each policy that the session was ever under.
@@ -95,8 +107,12 @@ class Session:
         self.events: list[Event] = []
 
     def _install(self, policy: Policy, variables: Variables, *, split: bool | None = None) -> None:
-        bound = bind_policy(policy, variables)
-        self.compiled = compile_policy(bound, split=split)
+        if self.plan is None:
+            bound = bind_policy(policy, variables)
+            self.compiled = compile_policy(bound, split=split)
+        else:
+            fenced = Fenced(policy, self.plan, variables)
+            bound, self.compiled = fenced.policy, fenced.compile(split=split)
         self.evaluator = Evaluator(bound)
         self.policy_slot, self.generation = self.monitor.install_policy(self.compiled)
         Clocks().start(self.monitor, self.policy_slot, self.compiled.conditions)
@@ -198,11 +214,16 @@ class Fence:
 
     @contextlib.contextmanager
     def session(
-        self, policy: str | Policy, variables: Variables | None = None, *, split: bool | None = None
+        self,
+        policy: str | Policy,
+        variables: Variables | None = None,
+        *,
+        split: bool | None = None,
+        plan: str | None = None,
     ) -> Iterator[Session]:
         """A session under a policy: whole YAML, or only its rules if everything else is to be allowed.
 
-        ``split``: in several automata, as large policies are.
+        ``split``: in several automata, as large policies are. ``plan``: whole YAML, for the session to follow.
         """
         if isinstance(policy, str):
             text = policy if "policy:" in policy else f"policy: test\n{ALLOW_ALL}rules:\n{policy}"
@@ -212,6 +233,7 @@ class Fence:
             policy,
             variables or Variables.of(workspace="/nonexistent", home="/nonexistent", user="nobody"),
             split=split,
+            plan=None if plan is None else load_plan(plan, "plan.yaml"),
         )
         try:
             yield opened

@@ -14,8 +14,9 @@ from agentmon.kernel import answers, grants, monitor, objects, tables, wire
 from agentmon.kernel.ring import Ring
 from agentmon.model import conditions
 from agentmon.model import tables as model
-from agentmon.model.events import Address, Decision, Flag, ProcessEvent, ProcessKey, What
+from agentmon.model.events import Address, Decision, Flag, ProcessEvent, ProcessKey, Stepping, What
 from agentmon.model.operations import OPERATION_SLOTS, PATH_OPERATIONS, Action, Operation, Reason, Tier
+from agentmon.model.plans import MAX_STEPS, MAX_WAYS
 from tests.support import btf
 
 EVENTS = objects.DIRECTORY.parents[2] / "bpf" / "events.h"
@@ -73,6 +74,7 @@ def test_records_have_the_layout_of_the_programs(types: btf.Btf) -> None:
     check(types, "am_header", wire.HEADER)
     check(types, "am_decision", wire.DECISION, skip=wire.HEADER.size)
     check(types, "am_process", wire.PROCESS, skip=wire.HEADER.size)
+    check(types, "am_stepped", wire.STEPPED, skip=wire.HEADER.size)
     check(types, "am_address", wire.ADDRESS)
 
 
@@ -102,6 +104,10 @@ def test_tables_have_the_layout_of_the_programs(types: btf.Btf) -> None:
     check(types, "am_session", monitor.SESSION)
     check(types, "am_proc_key", monitor.PROC_KEY)
     check(types, "am_proc", monitor.PROC)
+    check(types, "am_plan", tables.PLAN)
+    check(types, "am_step", tables.STEP)
+    check(types, "am_steps", tables.STEPS_HEAD, end=False)
+    assert types.structs["am_steps"][0] == tables.STEPS_BYTES
 
 
 def named(numbers: dict[str, int], prefix: str = "AM_", leave: tuple[str, ...] = ()) -> dict[str, int]:
@@ -120,7 +126,12 @@ def test_numbers_are_those_of_the_programs(types: btf.Btf) -> None:
     reasons = named(types.enums["am_reason"])
     assert {name.removeprefix("BY_"): value for name, value in reasons.items()} == members(Reason)
     assert named(types.enums["am_tier"], "AM_TIER_") == members(Tier)
-    assert types.enums["am_kind"] == {"AM_DECISION": wire.KIND_DECISION, "AM_PROCESS": wire.KIND_PROCESS}
+    assert types.enums["am_kind"] == {
+        "AM_DECISION": wire.KIND_DECISION,
+        "AM_PROCESS": wire.KIND_PROCESS,
+        "AM_STEP": wire.KIND_STEP,
+    }
+    assert named(types.enums["am_stepping"], "AM_STEP_") == members(Stepping)
     changes = named(types.enums["am_what"])
     assert changes.pop("EXECED") == What.EXEC
     assert changes.items() <= members(What).items()
@@ -152,6 +163,9 @@ def test_constants_are_those_of_the_headers() -> None:
         "AM_WANTS": conditions.MAX_MARKS,
         "AM_S_LIVE": monitor.LIVE,
         "AM_S_DOOMED": monitor.DOOMED,
+        "AM_STEPS": MAX_STEPS,
+        "AM_WAYS": MAX_WAYS,
+        "AM_PAUSES": tables.PAUSES,
     }
     assert {name: found[name] for name in same} == same
 
@@ -165,8 +179,9 @@ def decision(obj: bytes = b"/etc/shadow", **change: int) -> bytes:
     size = f.get("size", 120 + len(obj))
     head = struct.pack("=HHIQIIQII", f["version"], f["kind"], size, 11, 12, 13, 14, 15, 16)
     body = struct.pack(
-        "=BBBBHHIIQQII16sIIQQ",
+        "=BBBBHBBIIQQII16sIIQQ",
         *(f[n] for n in ("op", "verdict", "tier", "flags", "rule", "reason")),
+        f.get("step", 0),
         *(21, 22, 23, 24, 25, 26, b"cat\0rest", f.get("object_size", len(obj)), 0, 31, 32),
     )
     return head + body + obj

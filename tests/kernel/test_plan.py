@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan is kept by the kernel: what comes out of order, or is of no step, does not happen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentmon.model.events import Decision, StepEvent
+from agentmon.model.operations import Action, Operation, Tier
+from agentmon.model.plans import OUTSIDE
+from tests.support.fence import ALLOW_ALL, Fence, Outcome, Session, attempt
+
+Program = Callable[[str], Path]
+OPEN = f"policy: open\n{ALLOW_ALL}"
+
+CHAIN = """
+plan: chain
+steps:
+  - {id: fetch, starts: {exe: "**/fetch"}}
+  - {id: build, needs: fetch, starts: {exe: "**/build"}, repeat: true}
+  - {id: push, needs: build, starts: {exe: "**/push", argv: [now]}, once: true}
+"""
+
+
+@pytest.fixture
+def tools(ground: Path) -> Path:
+    """Programs by the names of steps: each ends with the status it is told, else 0."""
+    for name in ("fetch", "build", "push", "other"):
+        shutil.copy("/bin/sh", ground / name)
+    return ground
+
+
+def run(program: Path, *words: str) -> int:
+    """Runs a program in a child. Its status; minus the signal that killed it; 256 + errno if it could not begin."""
+    pid = os.fork()
+    if not pid:
+        number = 0
+        try:
+            os.execv(program, [program.name, *words])
+        except OSError as error:
+            number = error.errno or 0
+        finally:
+            os.kill(os.getpid(), signal.SIGUSR1 if number == errno.EPERM else signal.SIGUSR2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def sh(program: Path, text: str) -> int:
+    return run(program, "-c", text)
+
+
+def refused(tier: Tier) -> int:
+    return -signal.SIGUSR1 if tier is Tier.LSM else -signal.SIGKILL
+
+
+def steps(outcome: Outcome) -> list[tuple[str, int, int]]:
+    """What became of which step, and its status."""
+    return [(e.what.name, e.step, e.status) for e in outcome.events if isinstance(e, StepEvent)]
+
+
+def blocked(outcome: Outcome) -> list[tuple[str, str, int]]:
+    """Operation, reason and step of what was blocked."""
+    return [(d.operation.word, d.reason.name, d.step) for d in outcome.decisions if d.verdict >= Action.HOLD]
+
+
+def settled(session: Session, count: int, *, alive: int = 0) -> None:
+    """Waits until no step but so many processes are left: the last of a step may be reaped before it is counted out."""
+    deadline = time.monotonic() + 20
+    while sum(state.alive for state in session.monitor.steps(session.slot, count)) != alive:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_in_the_right_order_each_step_is_done(fence: Fence, tools: Path) -> None:
+    with fence.session(OPEN, plan=CHAIN) as session:
+        outcome = session.run(
+            lambda: [sh(tools / "fetch", "exit 0"), sh(tools / "build", "exit 0"), run(tools / "push", "now")]
+        )
+        assert outcome.value == [0, 0, 2]  # there is no such script
+        states = session.monitor.steps(session.slot, 3)
+    assert [(s.done, s.ended, s.begun, s.status) for s in states] == [
+        (True, True, True, 0),
+        (True, True, True, 0),
+        (False, True, True, 2),
+    ]
+    assert steps(outcome) == [
+        ("BEGAN", 0, 0), ("DONE", 0, 0), ("BEGAN", 1, 0), ("DONE", 1, 0), ("BEGAN", 2, 0), ("FAILED", 2, 2),
+    ]  # fmt: skip
+    assert blocked(outcome) == []
+
+
+def test_out_of_order_nothing_begins(fence: Fence, tier: Tier, tools: Path) -> None:
+    with fence.session(OPEN, plan=CHAIN) as session:
+        outcome = session.run(
+            lambda: [sh(tools / "build", "exit 0"), sh(tools / "fetch", "exit 3"), sh(tools / "build", "exit 0")]
+        )
+        states = session.monitor.steps(session.slot, 3)
+    assert outcome.value == [refused(tier), 3, refused(tier)]  # fetch was begun, and has failed
+    assert [s.begun for s in states] == [True, False, False]
+    assert blocked(outcome) == [("exec", "PLAN_ORDER", 1)] * 2
+    assert steps(outcome) == [("BEGAN", 0, 0), ("FAILED", 0, 3)]
+
+
+def test_what_failed_may_be_tried_again_and_what_is_done_may_not(fence: Fence, tier: Tier, tools: Path) -> None:
+    def body() -> list[int]:
+        fetch, build, push = (tools / name for name in ("fetch", "build", "push"))
+        return [
+            *(sh(fetch, f"exit {status}") for status in (1, 0, 0)),
+            *(sh(build, "exit 0") for _ in range(2)),
+            *(run(push, "now") for _ in range(2)),  # once: though it fails
+        ]
+
+    with fence.session(OPEN, plan=CHAIN) as session:
+        outcome = session.run(body)
+    no = refused(tier)
+    assert outcome.value == [1, 0, no, 0, 0, 2, no]
+    assert blocked(outcome) == [("exec", "PLAN_DONE", 0), ("exec", "PLAN_DONE", 2)]
+
+
+def test_what_is_of_no_step_does_not_run(fence: Fence, tier: Tier, tools: Path) -> None:
+    with fence.session(OPEN, plan=CHAIN) as session:
+        outcome = session.run(lambda: sh(tools / "other", "exit 0"))
+    assert outcome.value == refused(tier)
+    assert blocked(outcome) == [("exec", "PLAN_CLOSED", OUTSIDE)]
+
+
+def test_with_other_arguments_it_is_no_step(fence: Fence, tier: Tier, tools: Path) -> None:
+    plan = 'plan: p\nsteps:\n  - {id: push, starts: {exe: "**/push", argv: [-c, "exit 0", "**"]}}\n'
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(
+            lambda: [sh(tools / "push", "exit 1"), run(tools / "push"), run(tools / "push", "-c", "exit 0", "x", "y")]
+        )
+    # by its arguments a program is told when the one before is gone
+    assert outcome.value == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert {reason for _, reason, _ in blocked(outcome)} == {"PLAN_CLOSED"}
+
+
+def test_the_policy_is_in_force_besides(fence: Fence, tier: Tier, tools: Path) -> None:
+    """The stricter wins; and what the policy denies has begun nothing."""
+    policy = f"{OPEN}rules:\n  - {{id: no, on: exec, paths: ['{tools}/fetch'], action: deny}}\n"
+    with fence.session(policy, plan=CHAIN) as session:
+        outcome = session.run(lambda: [sh(tools / "fetch", "exit 0"), sh(tools / "build", "exit 0")])
+        assert not any(state.begun for state in session.monitor.steps(session.slot, 3))
+    assert outcome.value == [refused(tier)] * 2
+    assert outcome.told() == [("exec", "deny", "no"), ("exec", "deny", "")]
+
+
+def test_a_step_may_do_what_its_rules_say(fence: Fence, tier: Tier, tools: Path) -> None:
+    out, other = tools / "out", tools / "elsewhere"
+    for each in (out, other):
+        each.write_text("")
+    plan = f"""
+plan: p
+steps:
+  - id: fetch
+    starts: {{exe: "**/fetch"}}
+    rules: [{{id: out, on: write, paths: ["{out}"], action: allow}}]
+  - id: build
+    needs: fetch
+    starts: {{exe: "**/build"}}
+    repeat: true
+    exit: any
+    read-only: true
+"""
+    write = "echo x >> "
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(
+            lambda: [
+                sh(tools / "fetch", f"{write} {out}; exit 0"),
+                sh(tools / "build", f"{write} {other}"),
+                sh(tools / "build", f"{write} /dev/null; exit 0"),
+            ]
+        )
+        again = session.run(lambda: attempt(lambda: os.close(os.open(other, os.O_WRONLY))))
+    assert outcome.value == [0, 2 if tier is Tier.LSM else -signal.SIGKILL, 0]
+    assert (out.read_text(), other.read_text()) == ("x\n", "")
+    [(operation, reason, step)] = blocked(outcome)
+    assert (operation, reason, step) == ("write", "PLAN_RULE", 1)
+    assert outcome.told() == [("write", "deny", "read-only")]
+    assert again.stopped(tier) or again.value == errno.EPERM  # the agent itself may not either
+    assert [d.reason.name for d in again.decisions if d.verdict >= Action.HOLD] == ["PLAN_CLOSED"]
+
+
+def test_parallel_branches_run_at_once(fence: Fence, tier: Tier, tools: Path) -> None:
+    plan = """
+plan: p
+steps:
+  - {id: fetch, starts: {exe: "**/fetch"}}
+  - {id: build, starts: {exe: "**/build"}}
+  - {id: push, needs: [fetch, build], starts: {exe: "**/push"}}
+"""
+
+    def begin(name: str) -> tuple[int, int]:
+        read, write = os.pipe()
+        ready, begun = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.dup2(read, 0)
+            os.dup2(begun, 7)
+            os.closerange(8, 64)
+            os.execv(tools / name, [name, "-c", "echo >&7; read line; exit 0"])
+        os.close(read)
+        os.read(ready, 1)
+        return pid, write
+
+    def body() -> list[int]:
+        found = []
+        first, second = begin("fetch"), begin("build")
+        found.append(sh(tools / "push", "exit 0"))
+        for pid, write in (first, second):
+            found.append(sh(tools / "push", "exit 0"))
+            os.write(write, b"\n")
+            found.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        found.append(sh(tools / "push", "exit 0"))
+        return found
+
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(body)
+    no = refused(tier)
+    assert outcome.value == [no, no, 0, no, 0, 0]
+
+
+def test_a_child_that_outlives_its_step_keeps_it_from_ending(fence: Fence, tier: Tier, tools: Path) -> None:
+    def body() -> list[int]:
+        read, write = os.pipe()
+        os.dup2(read, 7)
+        first = sh(tools / "fetch", "(read line <&7) & exit 0")
+        found = [first, sh(tools / "build", "exit 0")]
+        os.write(write, b"\n")
+        return found
+
+    with fence.session(OPEN, plan=CHAIN) as session:
+        outcome = session.run(body)
+        settled(session, 3)
+        assert session.monitor.steps(session.slot, 3)[0].done
+        assert session.run(lambda: sh(tools / "build", "exit 0")).value == 0
+    assert outcome.value == [0, refused(tier)]
+
+
+@pytest.mark.parametrize("how", ["fork", "vfork", "clone3"])
+def test_children_are_in_the_step_whatever_the_fork(
+    fence: Fence, tier: Tier, program: Program, tools: Path, how: str
+) -> None:
+    secret = tools / "secret"
+    secret.write_text("")
+    plan = f"""
+plan: p
+steps:
+  - id: fetch
+    starts: {{exe: "{program("spawn")}"}}
+    rules: [{{id: no, on: read, paths: ["{secret}"], action: deny}}]
+"""
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run([program("spawn"), how, program("show"), secret])
+    assert ("read", "PLAN_RULE", 0) in blocked(outcome)
+
+
+def test_an_exec_from_another_thread_stays_in_its_step(fence: Fence, program: Program, tools: Path) -> None:
+    """The kernel replaces the leader: neither the step nor its count of processes may be lost."""
+    first = program("exec_thread")
+    plan = f"""
+plan: p
+steps:
+  - {{id: fetch, starts: {{exe: "{first}"}}}}
+  - {{id: build, needs: fetch, starts: {{exe: "**/build"}}}}
+"""
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(lambda: [run(first, "/bin/true"), sh(tools / "build", "exit 0")])
+        states = session.monitor.steps(session.slot, 2)
+    assert outcome.value == [0, 0]
+    assert [(s.done, s.alive) for s in states] == [(True, 0)] * 2
+
+
+def test_a_daemon_is_still_in_the_step_it_left(fence: Fence, tier: Tier, tools: Path) -> None:
+    """Forked twice, in a session of its own, adopted by init."""
+    secret, done = tools / "secret", tools / "done"
+    secret.write_text("")
+    plan = f"""
+plan: p
+steps:
+  - id: fetch
+    starts: {{exe: "**/fetch"}}
+    rules: [{{id: no, on: read, paths: ["{secret}"], action: deny}}]
+"""
+    text = f"(setsid sh -c 'sleep 0.3; (exec 3<{secret}); echo x > {done}' &) ; exit 0"
+    with fence.session(OPEN, plan=plan) as session:
+        first = session.run(lambda: sh(tools / "fetch", text))
+        settled(session, 1)
+        session.drain()
+        events = [*first.events, *session.events]
+        assert session.monitor.steps(session.slot, 1)[0].done
+    assert first.value == 0
+    told = [
+        (d.operation, d.reason.name, d.step) for d in events if isinstance(d, Decision) and d.verdict >= Action.HOLD
+    ]
+    assert told == [(Operation.READ, "PLAN_RULE", 0)]
+
+
+def test_two_sessions_of_one_plan_do_not_touch_each_other(fence: Fence, tier: Tier, tools: Path) -> None:
+    with fence.session(OPEN, plan=CHAIN) as one, fence.session(OPEN, plan=CHAIN) as other:
+        assert one.run(lambda: sh(tools / "fetch", "exit 0")).value == 0
+        assert other.run(lambda: sh(tools / "build", "exit 0")).value == refused(tier)
+        assert one.run(lambda: sh(tools / "build", "exit 0")).value == 0
+        assert other.run(lambda: sh(tools / "fetch", "exit 0")).value == 0
+
+
+def test_what_runs_in_a_step_begins_no_other(fence: Fence, tools: Path) -> None:
+    with fence.session(OPEN, plan=CHAIN) as session:
+        outcome = session.run(lambda: sh(tools / "fetch", f"{tools}/build -c 'exit 0'; exit 0"))
+        states = session.monitor.steps(session.slot, 3)
+    assert outcome.value == 0
+    assert [s.begun for s in states] == [True, False, False]
+
+
+def test_a_script_starts_a_step(fence: Fence, tier: Tier, tools: Path) -> None:
+    for name in ("one", "two"):
+        (tools / name).write_text("#!/bin/sh\nexit $1\n")
+        (tools / name).chmod(0o755)
+    plan = """
+plan: p
+steps:
+  - {id: one, starts: {exe: "**/one", argv: ["0"]}}
+  - {id: two, needs: one, starts: {exe: "**/two"}, exit: [7]}
+"""
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(
+            lambda: [run(tools / "two", "7"), run(tools / "one", "1"), run(tools / "one", "0"), run(tools / "two", "7")]
+        )
+        states = session.monitor.steps(session.slot, 2)
+    assert outcome.value == [refused(tier), -signal.SIGKILL, 0, 7]
+    assert [s.done for s in states] == [True, True]
+
+
+def test_a_pipe_of_several_ways_is_one_run(fence: Fence, tier: Tier, tools: Path) -> None:
+    """Each way once; another of the same is refused while the run is under way."""
+    plan = 'plan: p\nsteps:\n  - {id: pipe, starts: [{exe: "**/fetch"}, {exe: "**/build"}]}\n'
+
+    def body() -> list[int]:
+        read, write = os.pipe()
+        ready, begun = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.dup2(read, 0)
+            os.dup2(begun, 7)
+            os.closerange(8, 64)
+            os.execv(tools / "fetch", ["fetch", "-c", "echo >&7; read line; exit 0"])
+        os.close(read)
+        os.read(ready, 1)
+        found = [sh(tools / "build", "exit 0"), sh(tools / "build", "exit 0"), sh(tools / "fetch", "exit 0")]
+        os.write(write, b"\n")
+        return [*found, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
+
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(body)
+    assert outcome.value == [0, refused(tier), refused(tier), 0]
+
+
+def test_a_change_of_policy_keeps_the_steps(fence: Fence, tier: Tier, tools: Path) -> None:
+    from agentmon.policy.load import load_text
+
+    with fence.session(OPEN, plan=CHAIN) as session:
+        assert session.run(lambda: sh(tools / "fetch", "exit 0")).value == 0
+        session.swap(load_text(OPEN, "new.yaml"))
+        assert session.run(lambda: [sh(tools / "fetch", "exit 0"), sh(tools / "build", "exit 0")]).value == [
+            refused(tier),
+            0,
+        ]
+
+
+def test_another_monitor_finds_the_plan_where_it_was(fence: Fence, tier: Tier, tools: Path) -> None:
+    """As after a restart of the daemon: what is pinned goes on, and is known."""
+    from agentmon.kernel.monitor import Monitor
+
+    with fence.session(OPEN, plan=CHAIN) as session:
+        assert session.run(lambda: sh(tools / "fetch", "exit 0")).value == 0
+        pins = session.monitor.pin_directory.parent
+        other = Monitor.open(pin_dir=pins, tier=tier)
+        try:
+            assert other.adopted
+            assert [s.done for s in other.steps(session.slot, 3)] == [True, False, False]
+            assert other.tables.has_plan(session.policy_slot)
+            assert other.tables.part_generations(session.policy_slot) == session.monitor.tables.part_generations(
+                session.policy_slot
+            )
+        finally:
+            other.close()
+        assert session.run(lambda: sh(tools / "build", "exit 0")).value == 0
+
+
+def test_a_session_whose_steps_are_lost_does_nothing(fence: Fence, tier: Tier, tools: Path) -> None:
+    with fence.session(OPEN, plan=CHAIN) as session:
+        session.monitor._maps["steps"].delete(session.serial.to_bytes(8, "little"))
+        assert session.run(lambda: attempt(lambda: os.listdir(tools))).status == -signal.SIGKILL or tier is Tier.LSM
