@@ -57,6 +57,15 @@ static __always_inline void no_newborn(struct task_struct *t)
 		__sync_fetch_and_add(&nnewborn, -1);
 }
 
+/* In which step task_alloc counted a child. */
+static __always_inline __u8 newborn_step(struct task_struct *t)
+{
+	__u64 address = (__u64)t;
+	struct am_proc *b = bpf_map_lookup_elem(&newborn, &address);
+
+	return b ? b->step : 0;
+}
+
 /* Whether the current process was born into a live session that it is not listed in; lists it then, if there is room. */
 static __always_inline bool born_enrolled(const struct am_proc_key *k, struct task_struct *t)
 {

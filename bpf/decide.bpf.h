@@ -464,12 +464,23 @@ static long next_worst(__u32 op, struct am_worst *w)
 	return 0;
 }
 
+#ifndef AM_REACT
+/* The facts that the arguments of a program say, as far as they are not known. */
+static __always_inline __u32 arguments_of(const struct am_actor *a)
+{
+	__u32 id = a->policy;
+	struct am_policy *p = bpf_map_lookup_elem(&policies, &id);
+
+	return p ? p->args : 0;
+}
+#endif
+
 /*
  * Judges the job by what the plan says of its process: it comes before run_automaton() and judge(), which then take the worse
- * of both. Inlined: the chain of calls from a hook to list_rule() has the eight that may be.
+ * of both. `guess`: the arguments of a program are not known yet. Inlined: the chain of calls from a hook to list_rule() has the eight that may be.
  */
 static __always_inline void plan_first(const struct am_actor *a, __u32 slot, struct am_job *job,
-				       __u32 why)
+				       __u32 why, bool guess)
 {
 	if (a->out) {
 		job->plan_verdict = a->part;
@@ -477,12 +488,27 @@ static __always_inline void plan_first(const struct am_actor *a, __u32 slot, str
 		job->plan_reason = a->out;
 		job->plan_pinned = 0;
 		job->plan_op = lowest_bit(job->ops);
+		job->plan_best = a->part;
 	} else if (a->part && job->plan_ops) {
 		job->policy = a->part - 1;
 		if (!why && run_automaton(slot))
 			why = AM_NO_STATE;
 		job->planned = 1;
-		judge(slot, why);
+#ifndef AM_REACT
+		if (guess && job->ops == 1U << AM_EXEC && arguments_of(a)) {
+			/* not known yet: see waiting.bpf.h */
+			job->hoped = arguments_of(a);
+			job->plan_best = judge(slot, why);
+			job->hoped = 0;
+			job->unsure |= arguments_of(a);
+			judge(slot, why);
+			job->unsure = a->proc.unsure;
+		} else
+#endif
+		{
+			judge(slot, why);
+			job->plan_best = job->plan_verdict;
+		}
 		job->planned = 0;
 		job->policy = a->policy;
 	}
@@ -544,6 +570,7 @@ static __always_inline void describe(struct am_job *job, const struct am_actor *
 	job->unsure = a->proc.unsure;
 	job->session = a->proc.session;
 	job->plan_verdict = AM_ALLOW;
+	job->plan_best = AM_ALLOW;
 	job->plan_ops = ops;
 	if (a->proc.stepping & AM_OPENING) /* it is what began the step */
 		job->plan_ops &= ~(1U << AM_EXEC);
@@ -689,7 +716,7 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 	count_reason(why);
 	if (!why && flags & AM_F_DEVICE)
 		why = AM_DEVICE;
-	plan_first(a, slot, job, why);
+	plan_first(a, slot, job, why, true);
 	if (!why && run_automaton(slot))
 		why = AM_NO_STATE;
 #ifndef AM_REACT

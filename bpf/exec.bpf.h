@@ -74,6 +74,11 @@ __noinline int judge_waited(struct am_actor *a, __u32 interpreter)
 	a->facts = (job->facts & ~id) | (a->facts & id);
 	job->facts = a->facts;
 	job->unsure = a->proc.unsure;
+	job->plan_verdict = AM_ALLOW;
+	if (a->part) {
+		plan_first(a, slot, job, 0, false);
+		run_automaton(slot);
+	}
 	if (judge(slot, 0) >= AM_HOLD) {
 		report(slot, a, AM_F_KILLED);
 		count(AM_C_BLOCKED);

@@ -31,6 +31,7 @@
  */
 #define AM_TIER AM_TIER_LSM
 #include "exec.bpf.h"
+#include "mark.bpf.h"
 #include "net.bpf.h"
 #include "guard.bpf.h"
 #include "unix.bpf.h"
@@ -84,6 +85,48 @@ static __noinline int judge_path(__u32 ops, __u64 mnt, __u64 dentry, __u64 inode
 	return answer(decide_path(&a, ops, mnt, dentry, inode, flags));
 }
 
+static __always_inline void release_slot(__u32 slot)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+
+	if (job)
+		release(job);
+}
+
+/* The same of a program; it may start a step. */
+static __noinline int judge_exec(__u64 mnt, __u64 dentry, __u64 inode, __u32 flags)
+{
+	struct am_actor a = {};
+	__u32 verdict;
+	int who = identify(&a);
+
+	if (!who)
+		return 0;
+	if (who < 0) {
+		count(AM_C_NO_STATE);
+		report_bare(&a, AM_EXEC, AM_DENY, am_by(AM_NO_RULE, AM_NO_STATE), 0);
+		return -EPERM;
+	}
+	if (a.part && !a.proc.step && !a.doomed) {
+		int slot = -1;
+
+		if (flags & AM_INTERPRETER && is_starting())
+			a.part = 0; /* of a script, its interpreter is no other start */
+		else if (!find_tags(&a))
+			slot = exe_ways(&a, dentry, mnt);
+		if (slot >= 0) {
+			verdict = a.proc.stepping & AM_COMMAND ? AM_ALLOW
+							       : judge_outside(&a, slot, inode);
+			keep_start(&a, slot, verdict, flags >> AM_ARGC_SHIFT & AM_ARGC_MASK);
+			release_slot(slot);
+		} else if (a.proc.stepping & AM_COMMAND) {
+			a.part = 0;
+		}
+	}
+	verdict = decide_path(&a, 1U << AM_EXEC, mnt, dentry, inode, flags);
+	return answer(verdict);
+}
+
 /* Another name for a file carries it out of the rules on its old one: linking and moving it need all of these. */
 #define AM_CARRY (1U << AM_READ | 1U << AM_WRITE)
 
@@ -95,6 +138,8 @@ int BPF_PROG(exec_check, struct linux_binprm *bprm)
 	__u32 argc = bprm->argc;
 
 	begin_exec(interpreter);
+	if (!interpreter)
+		forget_starting((void *)bpf_get_current_task_btf());
 	/* a memfd, or a file that was deleted: nobody can look at what ran */
 	if (!f->f_inode->i_nlink) {
 		int err = guard(AM_ANON_EXEC);
@@ -104,8 +149,7 @@ int BPF_PROG(exec_check, struct linux_binprm *bprm)
 	}
 	if (argc > AM_ARGC_MASK)
 		argc = AM_ARGC_MASK;
-	return judge_path(1U << AM_EXEC, (__u64)f->f_path.mnt, (__u64)f->f_path.dentry,
-			  (__u64)f->f_inode,
+	return judge_exec((__u64)f->f_path.mnt, (__u64)f->f_path.dentry, (__u64)f->f_inode,
 			  argc << AM_ARGC_SHIFT | (interpreter ? AM_INTERPRETER : 0));
 }
 
@@ -619,14 +663,37 @@ int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 			a.proc.generation = 0;
 		add_parent(&a.proc);
 	}
+	if (who > 0 && a.proc.step && fork_step(&a.proc, &a.key))
+		return -AM_EAGAIN;
 	if (who < 0 || nprocs + AM_FORK_SLACK >= knobs.procs_max ||
 	    bpf_map_update_elem(&newborn, &address, &a.proc, BPF_ANY)) {
 		count(AM_C_FORK_REFUSED);
+		if (who > 0 && a.proc.step)
+			leave_step(&a.proc, &a.key, 0);
 		return -AM_EAGAIN;
 	}
 	__sync_fetch_and_add(&nnewborn, 1);
 	count(AM_C_JOINED);
 	return 0;
+}
+
+/* A fork that failed, or that process_fork missed; what counts in a step by its own entry has none here. */
+static __always_inline void unborn(struct task_struct *t)
+{
+	struct am_proc_key k = {};
+	__u64 address = (__u64)t;
+	struct am_proc *b, copy;
+
+	if (nnewborn <= 0)
+		return;
+	b = bpf_map_lookup_elem(&newborn, &address);
+	if (!b)
+		return;
+	copy = *b;
+	no_newborn(t);
+	k.tgid = t->tgid;
+	if (copy.step)
+		leave_step(&copy, &k, 0);
 }
 
 /* What process_exit missed. Also called for a fork that failed, whose task still bears its parent's numbers. */
@@ -635,8 +702,9 @@ int BPF_PROG(task_forget, struct task_struct *t)
 {
 	struct am_proc_key k = {};
 
-	no_newborn(t);
+	unborn(t);
 	forget_waiting(t);
+	forget_starting(t);
 	if (t->group_leader != t || t->pid != t->tgid)
 		return 0;
 	k.tgid = t->tgid;
@@ -649,9 +717,30 @@ SEC("lsm/bprm_committed_creds")
 int BPF_PROG(process_exec, struct linux_binprm *bprm)
 {
 	struct am_actor a = {};
+	struct am_proc *p;
+	__u32 why;
 
 	if (identify(&a) == 1) {
+		if (a.proc.stepping & AM_COMMAND) {
+			p = bpf_map_lookup_elem(&procs, &a.key);
+			if (p)
+				p->stepping = 0;
+			if (!is_starting())
+				a.part = 0;
+		}
 		judge_waiting(&a, bprm);
+		if (nstarting > 0 && is_starting()) {
+			why = finish_start(&a, bprm);
+			forget_starting((void *)bpf_get_current_task_btf());
+			if (why) {
+				a.out = why;
+				a.part = AM_DENY;
+				decide_path(&a, 1U << AM_EXEC, (__u64)bprm->file->f_path.mnt,
+					    (__u64)bprm->file->f_path.dentry,
+					    (__u64)bprm->file->f_inode, AM_F_KILLED);
+				kill_current();
+			}
+		}
 		retag(&a, a.proc.exe_tags);
 		send_execed(&a);
 	}

@@ -111,6 +111,7 @@ struct am_job {
 	/* of the plan's part, which is judged first */
 	__u16 plan_rule;
 	__u8 plan_verdict, plan_op, plan_reason, plan_pinned;
+	__u8 plan_best; /* LSM, of a program: the verdict if its arguments are the best that may be */
 	__u8 planned; /* in: it is what is being judged */
 	__u32 plan_ops; /* in: bit per operation that it is asked for */
 	char room[AM_ROOM];

@@ -20,6 +20,9 @@ static __always_inline __u32 follow(__u32 slot, struct am_job *job, __u64 mnt, _
 	return why;
 }
 
+/* In the number of an inode: judged by the plan, and not by the policy. */
+#define AM_BY_PLAN 1ULL
+
 /*
  * Whether a name may go away by being moved, which is deleting it: it is asked where another rule (or the default, on
  * one side only) says what may be deleted under the new name. agentmon/policy/evaluate.py, leaving(), is the same in
@@ -34,12 +37,16 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 
 	if (identify(&a) != 1)
 		return 0; /* judged before: not enrolled any more */
+	if (inode & AM_BY_PLAN && (!a.part || a.out))
+		return 0;
 	why = find_tags(&a);
 	job = why ? NULL : claim(&slot);
 	if (!job)
 		return answer(
 			fallback(&a, 1U << AM_DELETE, AM_ALLOW, why ? why : AM_NO_SCRATCH, 0));
 	describe(job, &a, 1U << AM_DELETE);
+	if (inode & AM_BY_PLAN)
+		job->policy = a.part - 1;
 	inode_of(job, 0);
 	why = follow(slot, job, mnt, dentry);
 	if (!why) {
@@ -48,7 +55,7 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		why = follow(slot, job, old_mnt, old);
 	}
 	there = job->ruled[AM_DELETE];
-	inode_of(job, inode);
+	inode_of(job, inode & ~AM_BY_PLAN);
 	if (why)
 		job->off = AM_PATH_END;
 	job->verdict = AM_ALLOW;
@@ -58,6 +65,8 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		release(job);
 		return 0;
 	}
+	if (inode & AM_BY_PLAN)
+		job->reason = in_plan(job->reason);
 	report(slot, &a, verdict == AM_KILL ? AM_F_KILLED : 0);
 	release(job);
 	if (verdict >= AM_HOLD)
@@ -81,11 +90,15 @@ static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 
 	if (identify(&a) != 1)
 		return 0; /* judged before: not enrolled any more */
+	if (inode & AM_BY_PLAN && (!a.part || a.out))
+		return 0;
 	why = find_tags(&a);
 	job = why ? NULL : claim(&slot);
 	if (!job)
 		return answer(fallback(&a, 1U << AM_RENAME, AM_DENY, why ? why : AM_NO_SCRATCH, 0));
 	describe(job, &a, 1U << AM_RENAME);
+	if (inode & AM_BY_PLAN)
+		job->policy = a.part - 1;
 	why = follow(slot, job, mnt, dentry);
 	below = job->below;
 	sticky = job->sticky;
@@ -99,14 +112,14 @@ static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		v = w > v ? w : v;
 		why = follow(slot, job, old_mnt, old);
 	}
-	inode_of(job, inode);
+	inode_of(job, inode & ~AM_BY_PLAN);
 	if (why) {
 		job->off = AM_PATH_END;
 		judge(slot, why);
 		job->verdict = AM_DENY;
 	} else if (below == job->below && sticky == job->sticky && first == rules[0] &&
 		   second == rules[1] && unix_rule == job->first[AM_UNIX] &&
-		   fence_between(a.policy, below, below, 0, 0) < 0) {
+		   fence_between(job->policy, below, below, 0, 0) < 0) {
 		release(job);
 		return 0;
 	} else {
@@ -119,7 +132,7 @@ static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		w = path_verdict(slot, AM_UNIX, AM_ENTERED);
 		if (w >= 0 && am_packed_action(w) >= AM_HOLD)
 			v = w > v ? w : v;
-		w = fence_between(a.policy, job->below, below, job->sticky ^ sticky,
+		w = fence_between(job->policy, job->below, below, job->sticky ^ sticky,
 				  entered_once(first, second, rules[0], rules[1]));
 		v = w > v ? w : v;
 		if (v < 0) {
@@ -150,12 +163,15 @@ static __always_inline int judge_rename(struct path *old_dir, struct dentry *old
 	if (!err)
 		err = judge_path(1U << AM_CREATE | (target ? 1U << AM_WRITE : 0), (__u64)dir->mnt,
 				 (__u64)d, target, 0);
-	if (!err)
-		err = judge_away((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
-				 (__u64)old->d_inode);
-	if (!err && is_a(old, S_IFDIR))
-		err = judge_move((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
-				 (__u64)old->d_inode);
+	/* once by the policy, once by the plan */
+	for (__u64 by = 0; by <= AM_BY_PLAN; by++) {
+		if (!err)
+			err = judge_away((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
+					 (__u64)old->d_inode | by);
+		if (!err && is_a(old, S_IFDIR))
+			err = judge_move((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
+					 (__u64)old->d_inode | by);
+	}
 	return err;
 }
 

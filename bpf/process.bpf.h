@@ -122,7 +122,10 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	add_parent(&copy);
 	ck.tgid = child->tgid;
 	ck.start_ns = child->start_boottime;
-#ifdef AM_REACT
+#ifndef AM_REACT
+	if (copy.step)
+		copy.step = newborn_step(child);
+#else
 	keep_rights(&ck, child);
 	if (copy.step && fork_step(&copy, &ck)) {
 		condemn(&ck);
@@ -138,8 +141,10 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 		return;
 	}
 	count(AM_C_FORK_LOST);
+#ifdef AM_REACT /* else the newborn's entry still counts */
 	if (copy.step)
 		leave_step(&copy, &ck, 0);
+#endif
 	condemn(&ck);
 	send_process(AM_FORK_LOST, &ck, &copy, child, pk.tgid, pk.start_ns, 0);
 }

@@ -19,6 +19,7 @@
 #define AM_TIER AM_TIER_REACT
 #define AM_REACT
 #include "exec.bpf.h"
+#include "mark.bpf.h"
 #include "net.bpf.h"
 #include "unix.bpf.h"
 
@@ -535,7 +536,7 @@ static __always_inline bool judge_script(struct am_actor *a, struct task_struct 
 	why = name_path(slot, job, t, bprm->filename);
 	describe(job, a, 1U << AM_EXEC);
 	inode_of(job, 0);
-	plan_first(a, slot, job, why);
+	plan_first(a, slot, job, why, false);
 	if (!why && (a->proc.generation != a->generation || run_automaton(slot)))
 		why = AM_NO_STATE;
 	/* nothing is marked or counted by a name that may lead elsewhere: the open comes */
@@ -568,6 +569,15 @@ static __noinline void begin_step(struct am_actor *a, __u32 choice, __u32 how)
 	report_bare(a, AM_EXEC, AM_DENY, am_by(AM_NO_RULE, why), AM_F_KILLED);
 	count(AM_C_BLOCKED);
 	kill_current();
+}
+
+/* The agent itself runs. */
+static __always_inline void commanded(const struct am_proc_key *k, __u32 how)
+{
+	struct am_proc *p = bpf_map_lookup_elem(&procs, k);
+
+	if (p)
+		p->stepping = how;
 }
 
 /* The facts of a policy that are exe tags of the same number. */
@@ -617,6 +627,8 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 					    am_words(bprm->argc, skip));
 			if (choice)
 				judge_as_start(&a, choice);
+			else if (a.proc.stepping & AM_COMMAND)
+				a.part = 0;
 		}
 		stops = judge_script(&a, t, bprm);
 		set_script(&a, print);
@@ -633,6 +645,8 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 		if (choice)
 			judge_as_start(&a, choice);
 	}
+	if (outside && a.proc.stepping & AM_COMMAND)
+		a.part = choice ? a.part : 0;
 	/* a memfd has no path: see rights_exec */
 	if (f->f_inode->i_nlink || !pseudo((__u64)f->f_path.mnt)) {
 		__u32 verdict = decide_path(&a, 1U << AM_EXEC, (__u64)f->f_path.mnt,
@@ -642,6 +656,8 @@ int BPF_PROG(process_exec, struct task_struct *t, int old_pid, struct linux_binp
 	}
 	if (choice && !stops)
 		begin_step(&a, choice, bprm->filename != bprm->interp ? AM_OPENING : 0);
+	else if (a.proc.stepping & AM_COMMAND)
+		commanded(&a.key, bprm->filename != bprm->interp ? AM_OPENING : 0);
 	a.proc.unsure = unsure;
 	retag(&a, before);
 	send_execed(&a);

@@ -9,6 +9,9 @@
 #include "arguments.bpf.h"
 #include "plan.bpf.h"
 
+/* Execs between two hooks, and threads whose last one failed there. */
+#define AM_MAX_STARTING 1024
+
 /* Of arguments: how many, and from which one on they are the program's own; 0: nobody knows. */
 #define am_words(argc, skip) ((__u64)(skip) << 32 | (__u32)(argc))
 #define am_skipped(words) ((__u32)((words) >> 32))
@@ -77,63 +80,50 @@ __noinline __u64 match_ways(__u32 slot, __u32 policy, __u64 args, __u64 words)
 }
 
 /*
- * What a process outside of all steps begins by a program: am_choice(), 0: none. Of a program by its `dentry`, `where` is its
- * mount; without, a name as the caller gave it. `args`: where its arguments lie, 0: out of reach yet; how many, and which are
- * not its own, say `words`. Not inlined: see report_bare().
+ * Which ways the program matches by its path, in job->ways. `where` is the mount of its `dentry`; without one, a name as the
+ * caller gave it. Returns why nobody can tell, or 0.
  */
-static __noinline int find_start(const struct am_actor *a, __u64 dentry, __u64 where, __u64 args,
-				 __u64 words)
+static __always_inline __u32 path_ways(__u32 slot, struct am_job *job, const struct am_plan *plan,
+				       __u64 dentry, __u64 where)
 {
-	struct task_struct *t = (void *)bpf_get_current_task_btf();
-	__u32 slot = 0, id, why, unknown = 0;
-	struct am_plan *plan;
-	struct am_job *job;
+	__u32 why;
 
-	if (!a)
-		return am_choice(AM_NO_STATE, AM_NO_WAY, 0);
-	id = a->policy;
-	plan = bpf_map_lookup_elem(&plans, &id);
-	if (!plan)
-		return am_choice(AM_NO_STATE, AM_NO_WAY, 0);
-	if (!plan->way_slot[0])
-		return 0;
-	job = claim(&slot);
-	if (!job)
-		return am_choice(AM_NO_SCRATCH, AM_NO_WAY, 0);
 	if (dentry) {
 		job->dentry = dentry;
 		job->mount = where - bpf_core_field_offset(struct mount, mnt);
 		why = walk(slot, AM_PATH_END);
 	} else {
-		why = name_path(slot, job, t, (void *)where);
+		why = name_path(slot, job, (void *)bpf_get_current_task_btf(), (void *)where);
 	}
 	for (int i = 0; i < 2; i++) {
 		job->ways[i] = 0;
 		if (!why && plan->way_slot[i])
 			job->ways[i] = match_ways(slot, plan->way_slot[i] - 1, 0, 0);
 	}
-	for (int i = 0; i < 2 && args; i++) {
+	/* a memfd or a deleted file: that is judged elsewhere */
+	return why == AM_PATH_UNREACHABLE ? 0 : why;
+}
+
+/*
+ * Leaves those in job->ways that the arguments match, or that ask for none; the path is not needed any more. Returns whether
+ * somebody asks who cannot be told: then all match, and none begins anything.
+ */
+static __always_inline bool word_ways(__u32 slot, struct am_job *job, const struct am_plan *plan,
+				      __u64 args, __u64 words)
+{
+	bool unknown = false;
+
+	for (int i = 0; i < 2; i++) {
 		__u64 asked = job->ways[i] & plan->wanted[i], found;
 
 		if (!asked)
 			continue;
-		/* the arguments may take the path's place now */
 		found = match_ways(slot, plan->way_slot[i] - 1, args, words);
 		job->ways[i] &= ~asked | found;
-		/* those that are not known match all, and begin nothing */
-		if (job->ways[i] & plan->wanted[i] && job->args.left)
-			unknown = 1;
+		if (job->ways[i] & asked && job->args.left)
+			unknown = true;
 	}
-	dentry = job->ways[0];
-	where = job->ways[1];
-	release(job);
-	if (why == AM_PATH_UNREACHABLE) /* a memfd or a deleted file: that is judged elsewhere */
-		return 0;
-	if (why || unknown)
-		return am_choice(why ? why : AM_PATH_TOO_LONG, AM_NO_WAY, 0);
-	if (!dentry && !where)
-		return 0;
-	return choose_way(a->policy, a->proc.serial, dentry, where);
+	return unknown;
 }
 
 /*
@@ -157,5 +147,185 @@ static __always_inline void judge_as_start(struct am_actor *a, __u32 choice)
 	if (a->part == AM_HOLD && (why == AM_PLAN_TIME || why == AM_PLAN_PROCS))
 		a->part = AM_DENY;
 }
+
+#ifdef AM_REACT
+
+/*
+ * What a process outside of all steps begins by a program: am_choice(), 0: none. `dentry` and `where` as in path_ways();
+ * `args`: where its arguments lie; how many, and which are not its own, say `words`. Not inlined: see report_bare().
+ */
+static __noinline int find_start(const struct am_actor *a, __u64 dentry, __u64 where, __u64 args,
+				 __u64 words)
+{
+	__u32 slot = 0, id = a->policy, why;
+	struct am_plan *plan = bpf_map_lookup_elem(&plans, &id);
+	struct am_job *job;
+
+	if (!plan)
+		return am_choice(AM_NO_STATE, AM_NO_WAY, 0);
+	if (!plan->way_slot[0])
+		return 0;
+	job = claim(&slot);
+	if (!job)
+		return am_choice(AM_NO_SCRATCH, AM_NO_WAY, 0);
+	why = path_ways(slot, job, plan, dentry, where);
+	if (!why && word_ways(slot, job, plan, args, words))
+		why = AM_PATH_TOO_LONG;
+	dentry = job->ways[0];
+	where = job->ways[1];
+	release(job);
+	if (why)
+		return am_choice(why, AM_NO_WAY, 0);
+	if (!dentry && !where)
+		return 0;
+	return choose_way(a->policy, a->proc.serial, dentry, where);
+}
+
+#else
+
+/*
+ * Between the two hooks of an exec that may begin a step (see waiting.bpf.h): by its path it matches these ways. What it begins
+ * is only settled when it cannot fail any more.
+ */
+struct am_starting {
+	__u64 ways[2];
+	__u32 generation; /* of the policy */
+	__u32 blocked; /* enum am_action: what comes of it if its arguments match no way */
+	__u32 choice; /* somebody let it begin that step, whatever the plan says; 0: nobody did */
+	__u32 argc; /* before an interpreter was put in front */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, AM_MAX_STARTING);
+	__type(key, __u64);
+	__type(value, struct am_starting);
+} starting SEC(".maps");
+
+__s64 nstarting;
+
+static __always_inline void forget_starting(struct task_struct *t)
+{
+	__u64 key = (__u64)t;
+
+	if (nstarting > 0 && !bpf_map_delete_elem(&starting, &key))
+		__sync_fetch_and_add(&nstarting, -1);
+}
+
+/* Whether the file of this exec is the interpreter of a script that starts a step. */
+static __always_inline bool is_starting(void)
+{
+	__u64 key = (__u64)bpf_get_current_task_btf();
+
+	return nstarting > 0 && bpf_map_lookup_elem(&starting, &key);
+}
+
+/* The ways that a program matches by its path, in the job of a scratch slot, whose number is returned; -1: none, or it has none. */
+static __noinline int exe_ways(const struct am_actor *a, __u64 dentry, __u64 mnt)
+{
+	__u32 slot = 0, id = a->policy;
+	struct am_plan *plan = bpf_map_lookup_elem(&plans, &id);
+	struct am_job *job;
+
+	if (!plan || !plan->way_slot[0])
+		return -1;
+	job = claim(&slot);
+	if (!job)
+		return -1; /* nor is there one for the verdict, which is the severest then */
+	if (!path_ways(slot, job, plan, dentry, mnt) && (job->ways[0] | job->ways[1]))
+		return slot;
+	release(job);
+	return -1;
+}
+
+/* What the plan says of the job's program if it starts no step. Not inlined: see report_bare(). */
+static __noinline __u32 judge_outside(const struct am_actor *a, __u32 slot, __u64 inode)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+
+	if (!job)
+		return AM_DENY;
+	describe(job, a, 1U << AM_EXEC);
+	inode_of(job, inode);
+	plan_first(a, slot, job, 0, true);
+	return job->plan_verdict;
+}
+
+/*
+ * The program of the job matches ways: it is judged as one that starts a step, by the policy alone, or refused; what its
+ * arguments have to tell is left for finish_start(). `blocked`: what the plan says if it starts none.
+ */
+static __noinline void keep_start(struct am_actor *a, __u32 slot, __u32 blocked, __u32 argc)
+{
+	__u64 key = (__u64)bpf_get_current_task_btf();
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	__u32 id = a->policy, choice;
+	struct am_plan *plan = bpf_map_lookup_elem(&plans, &id);
+	struct am_starting s = {.blocked = blocked, .generation = a->generation, .argc = argc};
+
+	if (!job || !plan)
+		return;
+	s.ways[0] = job->ways[0];
+	s.ways[1] = job->ways[1];
+	choice = choose_way(id, a->proc.serial, s.ways[0], s.ways[1]);
+	/* none of them may begin: refused either way, unless its arguments may make it none of them, and it may run as that */
+	if (am_choice_reason(choice) && blocked < AM_HOLD && !(s.ways[0] & ~plan->wanted[0]) &&
+	    !(s.ways[1] & ~plan->wanted[1]))
+		choice &= 0xffff;
+	judge_as_start(a, choice);
+	if (am_choice_reason(choice)) /* counts if somebody lets it go on */
+		s.choice = choice;
+	if (!bpf_map_update_elem(&starting, &key, &s, BPF_NOEXIST)) {
+		__sync_fetch_and_add(&nstarting, 1);
+		return;
+	}
+	a->out = AM_NO_SCRATCH; /* no room */
+	a->part = AM_DENY;
+}
+
+/*
+ * The program is in place, and has not run: it begins its step, if its arguments say so. Returns 0, or why it has to end
+ * (enum am_reason). Not inlined: see report_bare().
+ */
+static __noinline __u32 finish_start(struct am_actor *a, struct linux_binprm *bprm)
+{
+	__u64 key = (__u64)bpf_get_current_task_btf();
+	struct am_starting *s = bpf_map_lookup_elem(&starting, &key);
+	__u32 slot = 0, id = a->policy, choice, why, added = 0;
+	struct am_plan *plan = bpf_map_lookup_elem(&plans, &id);
+	struct am_job *job;
+
+	if (!s || !plan || s->generation != a->generation)
+		return AM_NO_STATE;
+	choice = s->choice;
+	if (!choice) {
+		job = claim(&slot);
+		if (!job)
+			return AM_NO_SCRATCH;
+		job->ways[0] = s->ways[0];
+		job->ways[1] = s->ways[1];
+		/* for a script, the kernel replaced its first argument by several */
+		if (bprm->filename != bprm->interp)
+			added = bprm->argc - s->argc;
+		why = word_ways(slot, job, plan, bprm->p, am_words(bprm->argc, added + 1))
+			      ? AM_PATH_TOO_LONG
+			      : 0;
+		if (!why && (job->ways[0] | job->ways[1]))
+			choice = choose_way(id, a->proc.serial, job->ways[0], job->ways[1]);
+		release(job);
+		if (why)
+			return why;
+		if (!choice)
+			return s->blocked >= AM_HOLD ? AM_PLAN_CLOSED : 0;
+		if (am_choice_reason(choice)) {
+			a->proc.step = am_choice_step(choice);
+			return am_choice_reason(choice);
+		}
+	}
+	a->proc.step = am_choice_step(choice);
+	return enter_step(a, choice, 0);
+}
+
+#endif
 
 #endif

@@ -275,6 +275,8 @@ struct am_joined {
 
 #define AM_ROOT 1 /* it began its step, or joined it: its exit status counts */
 #define AM_MARKED 2 /* by a mark */
+/* `run`: its next program is the agent itself, which its owner starts: no plan is asked */
+#define AM_COMMAND 8
 #define AM_OPENING 4 /* react: by a script that its interpreter has yet to open */
 
 struct am_proc {
@@ -367,6 +369,15 @@ struct am_step {
 
 #define AM_ENDING 0x80000000
 
+/* What mark_step() is given. */
+struct am_mark {
+	__u64 start_ns; /* of whom, as in am_proc_key */
+	__u32 tgid;
+	__u32 step; /* number */
+	__u32 ends;
+	__u32 status; /* of one that ends, as a shell has it */
+};
+
 /*
  * Value of `steps`, by the session's serial: two sessions never share it, and a reload keeps it. User space makes it before the
  * session's first process is enrolled; without it everything is denied.
@@ -417,6 +428,7 @@ _Static_assert(sizeof(struct am_session) == 24, "am_session");
 _Static_assert(sizeof(struct am_proc_key) == 16, "am_proc_key");
 _Static_assert(sizeof(struct am_joined) == 24, "am_joined");
 _Static_assert(sizeof(struct am_proc) == 56, "am_proc");
+_Static_assert(sizeof(struct am_mark) == 24, "am_mark");
 _Static_assert(sizeof(struct am_plan) == 6144, "am_plan");
 _Static_assert(sizeof(struct am_steps) == 2088, "am_steps");
 _Static_assert(sizeof(struct am_hold_key) == 24, "am_hold_key");

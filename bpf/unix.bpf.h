@@ -71,7 +71,7 @@ static __always_inline __u32 decide_abstract(struct am_actor *a, __u64 address)
 	job->off = at;
 	describe(job, a, 1U << AM_UNIX);
 	inode_of(job, 0);
-	plan_first(a, slot, job, 0);
+	plan_first(a, slot, job, 0, false);
 	verdict = judge(slot, run_automaton(slot) ? AM_NO_STATE : 0);
 	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD))
 		flags = AM_F_KILLED;
@@ -144,7 +144,7 @@ static __always_inline int judge_service(struct bpf_sock_addr *ctx)
 	inode_of(job, 0);
 	/* nothing is marked or counted by a name that may lead elsewhere */
 	job->trial = 1;
-	plan_first(&a, slot, job, 0);
+	plan_first(&a, slot, job, 0, false);
 	if (!run_automaton(slot))
 		verdict = judge(slot, 0);
 	job->trial = 0;

@@ -104,7 +104,7 @@ static __always_inline void begin_exec(bool interpreter)
 static __always_inline bool waits_for_arguments(__u32 slot, __u32 flags)
 {
 	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
-	__u32 id, rule, worst, best;
+	__u32 id, rule, worst, best, planned;
 	struct am_waiting_key k = {};
 	struct am_policy *p;
 	__s64 *own;
@@ -122,7 +122,10 @@ static __always_inline bool waits_for_arguments(__u32 slot, __u32 flags)
 	rule = job->rule;
 	job->unsure &= ~id;
 	job->hoped = id;
+	planned = job->plan_verdict;
+	job->plan_verdict = job->plan_best;
 	best = judge(slot, 0);
+	job->plan_verdict = planned;
 	job->trial = 0;
 	if (best >= AM_HOLD || (best == worst && job->rule == rule && !p->args_watched))
 		return false;

@@ -264,10 +264,14 @@ class Program:
     def attach_and_pin(self, path: str, cgroup_fd: int) -> None:
         """Attaches the program to what its section names and pins the link.
 
-        Raises AttachError with the kernel's reason.
+        A program that is only called (`run_pinned`) is pinned itself. Raises AttachError with the kernel's reason.
         """
         lib = library()
         _drain_log()
+        if self.section == "syscall":
+            if lib.bpf_program__pin(self.pointer, path.encode()):
+                raise AttachError(f"cannot pin `{self.name}` at `{path}`: {_reason()}")
+            return
         if self.section.startswith("cgroup/"):
             link = lib.bpf_program__attach_cgroup(self.pointer, cgroup_fd)
         elif self.section.startswith("iter/"):
@@ -393,6 +397,35 @@ def missed_runs(pinned_link: str) -> int:
         os.close(link)
         if program >= 0:
             os.close(program)
+
+
+class _TestRun(ctypes.Structure):
+    """``struct bpf_test_run_opts``."""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t), ("data_in", ctypes.c_char_p), ("data_out", ctypes.c_char_p),
+        ("data_size_in", _U32), ("data_size_out", _U32), ("ctx_in", ctypes.c_char_p), ("ctx_out", ctypes.c_char_p),
+        ("ctx_size_in", _U32), ("ctx_size_out", _U32), ("retval", _U32), ("repeat", ctypes.c_int),
+        ("duration", _U32), ("flags", _U32), ("cpu", _U32), ("batch_size", _U32),
+    ]  # fmt: skip
+
+
+def run_pinned(path: str, context: bytes) -> int:
+    """Calls a pinned program of the section ``syscall``; returns what it returns. Raises KernelError."""
+    lib = library()
+    fd = lib.bpf_obj_get(path.encode())
+    if fd < 0:
+        raise KernelError(f"cannot open the pinned BPF program `{path}`: {os.strerror(ctypes.get_errno())}")
+    try:
+        given = ctypes.create_string_buffer(context, len(context))
+        options = _TestRun(
+            sz=ctypes.sizeof(_TestRun), ctx_in=ctypes.cast(given, ctypes.c_char_p), ctx_size_in=len(context)
+        )
+        if lib.bpf_prog_test_run_opts(fd, ctypes.byref(options)):
+            raise KernelError(f"cannot call the BPF program `{path}`: {os.strerror(ctypes.get_errno())}")
+        return int(options.retval)
+    finally:
+        os.close(fd)
 
 
 def _info(fd: int) -> bytes:

@@ -16,12 +16,12 @@ from agentmon.errors import KernelError
 from agentmon.kernel import fanotify, host, objects, wire
 from agentmon.kernel.answers import HALTS, MAPS, Answers
 from agentmon.kernel.grants import Grants
-from agentmon.kernel.libbpf import missed_runs
+from agentmon.kernel.libbpf import missed_runs, run_pinned
 from agentmon.kernel.ring import Ring
 from agentmon.kernel.tables import MARKED_KEY, STEP, STEPS_BYTES, STEPS_HEAD, U32, U64, Tables, open_maps
 from agentmon.model.conditions import MAX_MARKS, MAX_RATES, Risk
 from agentmon.model.events import Event, ProcessKey
-from agentmon.model.operations import HELD, Operation, Tier
+from agentmon.model.operations import HELD, Operation, Reason, Tier
 from agentmon.model.plans import OUTSIDE, StepState
 from agentmon.model.tables import CompiledPolicy
 
@@ -36,6 +36,9 @@ CENSUS_TRIES = 5
 
 SESSION = struct.Struct("=IIQII")
 PROC_KEY = struct.Struct("=QII")
+MARK = struct.Struct("=QIIII")
+#: In `am_proc.stepping`.
+COMMAND = 8
 JOINED = struct.Struct("=QI4xQ")
 PROC = struct.Struct("=HBBIQQIIQQII")
 
@@ -304,6 +307,23 @@ class Monitor:
             found.append(StepState(is_done, has_ended, has_begun, alive & 0x7FFFFFFF, status, began_ns, written, files))
         return tuple(found)
 
+    def mark_step(self, key: ProcessKey, step: int, *, ends: bool = False, status: int = 0) -> Reason | None:
+        """A process says that it begins (or ends) a step of its session's plan. Returns why it may not; None: done.
+
+        ``status``: of one that ends, as a shell has it.
+        """
+        context = MARK.pack(key.start_ns, key.pid, step, ends, status)
+        said = run_pinned(str(self._pins.links / objects.MARK_STEP), context)
+        return Reason(said) if said else None
+
+    def expect_command(self, key: ProcessKey) -> None:
+        """The next program of an enrolled process is the agent itself, which no plan is asked about."""
+        raw = PROC_KEY.pack(key.start_ns, key.pid, 0)
+        value = self._maps["procs"].lookup(raw)
+        if value:
+            session, step, stepping, *rest = PROC.unpack(value)
+            self._maps["procs"].update(raw, PROC.pack(session, step, stepping | COMMAND, *rest), 2)  # BPF_EXIST
+
     def _forget_marks(self, slot: int) -> None:
         for key in list(self._maps["marked"].keys(MARKED_KEY.size)):
             if MARKED_KEY.unpack(key)[0] == slot:
@@ -443,7 +463,9 @@ class Monitor:
         """
         totals = {name: self._count(name) for name in COUNTERS}
         if self.tier is Tier.REACT or objects.by_function():
-            totals["program_missed"] = sum(map(missed_runs, map(str, self._pins.links.iterdir())))
+            totals["program_missed"] = sum(
+                missed_runs(str(link)) for link in self._pins.links.iterdir() if link.name != objects.MARK_STEP
+            )
         return totals
 
     def _count(self, name: str) -> int:

@@ -43,6 +43,8 @@ IDLE_GROUPS = ("_ssh", "ssh")
 #: Milliseconds; what is held and not frozen by then is denied.
 PARK_MS = 500
 _ENUMERATOR = "mark_processes"
+#: Is called, and attached to nothing.
+MARK_STEP = "mark_step"
 _FILES = {Tier.LSM: "lsm.bpf.o", Tier.REACT: "react.bpf.o"}
 
 

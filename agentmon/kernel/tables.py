@@ -198,7 +198,7 @@ class Tables:
         slots: list[int] = []
         try:
             for part in (*plan.parts, *plan.ways):
-                slots.append(self._install(part, ())[0])
+                slots.append(self._install(part, ())[0])  # noqa: PERF401  # what is there is to be removed
             return self._install(policy, tuple(slots))
         except BaseException:
             for slot in slots:

@@ -77,7 +77,8 @@ def decode(record: bytes) -> Event:
 
 def _decision(record: bytes, time_ns: int, key: ProcessKey, tid: int, session: int, generation: int) -> Decision:
     (
-        op, verdict, tier, flags, rule, reason, step, ppid, uid, tags, ino, dev, igen, comm, object_size, facts, held, same,
+        op, verdict, tier, flags, rule, reason, step, ppid, uid, tags, ino, dev, igen, comm, object_size, facts,
+        held, same,
     ) = DECISION.unpack_from(record, HEADER.size)  # fmt: skip
     if _DECISION_BYTES + object_size != len(record):
         raise KernelError(f"kernel record has an object of {object_size} bytes but is {len(record)} long")

@@ -158,8 +158,9 @@ class CompiledPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PlanTables:
-    """A plan as the kernel keeps it: each distinct part is a policy, whose rules, sets of programs and conditions have the
-    numbers that they have in the session's policy.
+    """A plan as the kernel keeps it.
+
+    Each distinct part is a policy, whose rules, sets of programs and conditions are numbered as in the session's policy.
     """
 
     compiled: CompiledPlan

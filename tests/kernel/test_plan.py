@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.model.events import Decision, StepEvent
-from agentmon.model.operations import Action, Operation, Tier
+from agentmon.model.operations import Action, Operation, Reason, Tier
 from agentmon.model.plans import OUTSIDE
 from tests.support.fence import ALLOW_ALL, Fence, Outcome, Session, attempt
 
@@ -398,3 +398,79 @@ def test_a_session_whose_steps_are_lost_does_nothing(fence: Fence, tier: Tier, t
     with fence.session(OPEN, plan=CHAIN) as session:
         session.monitor._maps["steps"].delete(session.serial.to_bytes(8, "little"))
         assert session.run(lambda: attempt(lambda: os.listdir(tools))).status == -signal.SIGKILL or tier is Tier.LSM
+
+
+MARKED = """
+plan: p
+steps:
+  - {id: one, starts: mark, read-only: true}
+  - {id: two, needs: one, starts: [mark, {exe: "**/build"}]}
+"""
+
+
+def test_a_mark_begins_a_step_in_its_turn_and_ends_it(fence: Fence, tier: Tier, tools: Path) -> None:
+    read, write = os.pipe()
+    back, told = os.pipe()
+
+    def body() -> list[int]:
+        found = []
+        for _ in range(2):
+            os.write(told, b"x")
+            os.read(read, 1)
+            found.append(sh(tools / "build", "exit 0"))
+        return found
+
+    plan = MARKED + 'agent: {rules: [{id: sh, on: exec, exe: "**/sh", action: allow}]}\n'
+    with fence.session(OPEN, plan=plan) as session:
+        child = session.start(body)
+        [key] = session.live()
+        mark = session.monitor.mark_step
+        os.read(back, 1)
+        assert mark(key, 1) is Reason.PLAN_ORDER
+        assert mark(key, 7) is Reason.PLAN_MARK
+        assert mark(key, 0, ends=True) is Reason.PLAN_MARK  # it is not in it
+        assert mark(key, 0) is None
+        assert session.monitor.process(key).step == 0
+        assert mark(key, 0) is Reason.PLAN_MARK  # it is in a step
+        assert mark(key, 0, ends=True, status=0) is None
+        assert session.monitor.process(key).step == OUTSIDE
+        assert mark(key, 0) is Reason.PLAN_DONE
+        os.write(write, b"x")
+        os.read(back, 1)
+        os.write(write, b"x")
+        outcome = session.finish(child)
+        states = session.monitor.steps(session.slot, 2)
+    assert outcome.value == [0, refused(tier)]
+    assert [(s.done, s.alive) for s in states] == [(True, 0), (True, 0)]
+
+
+def test_what_began_by_a_program_is_not_ended_by_a_mark(fence: Fence, tools: Path) -> None:
+    plan = 'plan: p\nsteps:\n  - {id: one, starts: [mark, {exe: "**/fetch"}]}\n'
+    os.mkfifo(tools / "line")
+    with fence.session(OPEN, plan=plan) as session:
+        child = session.start([tools / "fetch", "-c", f"read line < {tools}/line; exit 0"])
+        [key] = session.live()
+        while session.monitor.process(key).step == OUTSIDE:
+            time.sleep(0.01)
+        assert session.monitor.mark_step(key, 0, ends=True) is Reason.PLAN_MARK
+        (tools / "line").write_text("\n")
+        assert session.finish(child).status == 0
+        assert session.monitor.steps(session.slot, 1)[0].done
+
+
+@pytest.mark.parametrize("name", ["other", "script"])
+def test_the_command_that_is_run_needs_no_plan(fence: Fence, tier: Tier, tools: Path, name: str) -> None:
+    """It is the agent itself; what it runs is asked for."""
+    (tools / "script").write_text(f"#!/bin/sh\n{tools}/other -c 'exit 0'; exit 5\n")
+    (tools / "script").chmod(0o755)
+    words = [tools / "script"] if name == "script" else [tools / "other", "-c", f"{tools}/build -c 'exit 0'; exit 5"]
+    with fence.session(OPEN, plan=CHAIN) as session:
+        child = session.fork(words)
+        [key] = session.enroll(child.pid)
+        session.monitor.expect_command(key)
+        session.begin(child)
+        outcome = session.finish(child)
+    assert outcome.status == 5
+    assert [(reason, step) for _, reason, step in blocked(outcome)] == [
+        ("PLAN_CLOSED", OUTSIDE) if name == "script" else ("PLAN_ORDER", 1)
+    ]

@@ -155,7 +155,9 @@ def test_a_reused_pid_inherits_nothing(fence: Fence, program: Program, policy: s
         gone = outcome.changes[0].process
         # even if its end had been missed
         stale = PROC_KEY.pack(gone.start_ns, gone.pid, 0)
-        session.monitor._maps["procs"].update(stale, PROC.pack(session.slot, 0, 0, 0, 0, 0, session.serial, 0, 0, 0))
+        session.monitor._maps["procs"].update(
+            stale, PROC.pack(session.slot, 0, 0, 0, 0, 0, 0, 0, session.serial, 0, 0, 0)
+        )
         assert ProcessKey(gone.pid, gone.start_ns) in session.live()
         words = [program("spawn"), str(gone.pid), program("show"), secret]
         done = subprocess.run(words, capture_output=True, check=False)

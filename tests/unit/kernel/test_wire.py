@@ -106,6 +106,7 @@ def test_tables_have_the_layout_of_the_programs(types: btf.Btf) -> None:
     check(types, "am_proc", monitor.PROC)
     check(types, "am_plan", tables.PLAN)
     check(types, "am_step", tables.STEP)
+    check(types, "am_mark", monitor.MARK)
     check(types, "am_steps", tables.STEPS_HEAD, end=False)
     assert types.structs["am_steps"][0] == tables.STEPS_BYTES
 
@@ -166,6 +167,7 @@ def test_constants_are_those_of_the_headers() -> None:
         "AM_STEPS": MAX_STEPS,
         "AM_WAYS": MAX_WAYS,
         "AM_PAUSES": tables.PAUSES,
+        "AM_COMMAND": monitor.COMMAND,
     }
     assert {name: found[name] for name in same} == same
 
