@@ -189,6 +189,15 @@ def workspace_directory(given: str | None) -> str:
     return path
 
 
+def plan_reference(name: str) -> dict[str, str]:
+    """A plan as sent to the daemon: its file is read here, with the caller's own rights. Raises `PolicyError`."""
+    from agentmon.errors import PolicyError
+
+    if "/" not in name and not Path(name).exists():
+        raise PolicyError(f"{name}: there is no such file; give the file of a plan, such as ./plan.yaml")
+    return policy_reference(name if "/" in name else f"./{name}")
+
+
 def policy_reference(name: str) -> dict[str, str]:
     """A policy as sent to the daemon: a file is read here, with the caller's own rights. Raises `PolicyError`."""
     from agentmon.control.protocol import MAX_LINE_BYTES, MAX_POLICY_BYTES

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from agentmon.cli import watched
-from agentmon.cli.common import add_json, add_verb, policy_reference, print_json, say
+from agentmon.cli.common import add_json, add_verb, plan_reference, policy_reference, print_json, say
 
 
 def register(subparsers: Any) -> None:
@@ -36,6 +36,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "-p", "--policy", default="coding-agent", help="name of an installed policy, or a file (default: coding-agent)"
     )
+    parser.add_argument("--plan", metavar="FILE", help="a plan that it follows from now on; it is of no step yet")
     parser.add_argument(
         "--workspace", metavar="DIR", help="what `{workspace}` means (default: the process's directory)"
     )
@@ -63,11 +64,13 @@ def handle(args: argparse.Namespace) -> int:
             raise AgentmonError(f"the directory of process `{args.pid}` cannot be read; give --workspace") from None
         raise AgentmonError(f"process `{args.pid}` is not yours; use sudo") from None
     policy = policy_reference(args.policy)
+    plan = plan_reference(args.plan) if args.plan else None
     with connect_or_start(args) as client:
         try:
             reply = client.call(
                 "enroll", pid=args.pid, policy=policy, workspace=workspace, accept=args.accept,
-                uid=uid if os.geteuid() == 0 else None, **watched.fields(args, f"/proc/{args.pid}/exe"),
+                uid=uid if os.geteuid() == 0 else None, **({"plan": plan} if plan else {}),
+                **watched.fields(args, f"/proc/{args.pid}/exe"),
             )  # fmt: skip
         except RefusedError as error:
             for finding in error.reply.get("findings", []):

@@ -25,6 +25,7 @@ VERBS = {
     "top": "top",
     "why": "why",
     "ask": "ask",
+    "step": "step",
     "approvals": "approvals",
     "approve": "approve",
     "deny": "deny",
@@ -42,7 +43,7 @@ VERBS = {
 }
 
 #: They run inside a fence, and leave no byte code (see the package).
-FOR_AGENTS = ("why", "ask", "hook", "mcp")
+FOR_AGENTS = ("why", "ask", "step", "hook", "mcp")
 
 _DESCRIPTION = """\
 Fence AI agents on this host with BPF: which programs they may run, which files they may

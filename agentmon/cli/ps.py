@@ -65,6 +65,8 @@ def handle(args: argparse.Namespace) -> int:
                 session["command"],
             )
         )
+        if "plan" in session:
+            rows.append(("", f"  plan {session['plan']}", "", "", "", "", _steps(session["steps"])))
         rows += [("", f"  {p['pid']}", p["uid"], "", p["blocked"], "", f"  {p['comm']}") for p in session["processes"]]
         if (more := session["process_count"] - len(session["processes"])) > 0:
             rows.append(("", f"  and {more} more", "", "", "", "", ""))
@@ -84,6 +86,15 @@ def handle(args: argparse.Namespace) -> int:
 
 def _risk(session: dict[str, Any]) -> str:
     return " ".join(filter(None, (session["risk"], watched.score(session.get("fingerprint")))))
+
+
+def _steps(steps: list[dict[str, Any]]) -> str:
+    """Those of each state, in words."""
+    by_state: dict[str, list[str]] = {}
+    for step in steps:
+        by_state.setdefault(step["state"], []).append(step["step"])
+    order = ("active", "enabled", "done", "failed", "waiting")
+    return "  " + "; ".join(f"{state}: {', '.join(by_state[state])}" for state in order if state in by_state)
 
 
 def _age(seconds: float) -> str:

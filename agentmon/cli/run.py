@@ -14,6 +14,7 @@ from agentmon.cli.common import (
     UsageError,
     add_verb,
     connect,
+    plan_reference,
     policy_reference,
     say,
     workspace_directory,
@@ -37,12 +38,14 @@ def register(subparsers: Any) -> None:
         """
         sudo agentmon run -- claude
         sudo agentmon run -p ./policy.yaml --workspace ~/src/app -- make test
+        sudo agentmon run --plan release.yaml -- ./release.sh
         sudo agentmon run --user agent -- python3 bot.py
         """,
     )
     parser.add_argument(
         "-p", "--policy", default="coding-agent", help="name of an installed policy, or a file (default: coding-agent)"
     )
+    parser.add_argument("--plan", metavar="FILE", help="a plan that CMD follows besides; CMD itself is of no step")
     parser.add_argument("--workspace", metavar="DIR", help="what `{workspace}` means (default: the current directory)")
     watched.add_options(parser)
     parser.add_argument("--user", metavar="USER", help="run CMD as this user (root only)")
@@ -68,6 +71,7 @@ def handle(args: argparse.Namespace) -> int:
     _warn_of_own_code(workspace)
     policy = policy_reference(args.policy)
     watching = watched.fields(args, command[0])
+    plan = plan_reference(args.plan) if args.plan else None
     client = connect_or_start(args)
     import signal
 
@@ -77,7 +81,7 @@ def handle(args: argparse.Namespace) -> int:
     try:
         reply = client.call(
             "enroll", pid=child.pid, policy=policy, workspace=workspace, uid=target.uid, waiting=True,
-            command=" ".join(command)[:1000], **watching,
+            command=" ".join(command)[:1000], **({"plan": plan} if plan else {}), **watching,
         )  # fmt: skip
         if not reply["enforcing"]:
             message = "this host does not enforce everything; see `agentmon doctor`"

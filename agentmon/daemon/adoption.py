@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from agentmon.audit.read import latest
 from agentmon.daemon.policies import Source
 from agentmon.daemon.state import SessionState
-from agentmon.engine import Questions, Session, View
+from agentmon.engine import Progress, Questions, Session, View
 from agentmon.errors import AgentmonError, KernelError, PolicyError
 from agentmon.host.freeze import thaw
 from agentmon.model.conditions import Risk
+from agentmon.model.plans import MAX_STEPS
 from agentmon.model.records import GENERATION, Record
 
 if TYPE_CHECKING:
@@ -116,7 +117,11 @@ def _take(daemon: Daemon, state: SessionState) -> None:
     if state.file:
         try:
             found = daemon.book.prepare(
-                Source(state.file, state.text), workspace=state.workspace, home=state.home, user=state.user
+                Source(state.file, state.text),
+                workspace=state.workspace,
+                home=state.home,
+                user=state.user,
+                plan=Source(state.plan_file, state.plan_text) if state.plan_text else None,
             )
             if found.digest == state.digest:
                 # else the packs changed since: names of rules from the file, no cross-check, and no names of hosts
@@ -127,6 +132,8 @@ def _take(daemon: Daemon, state: SessionState) -> None:
         state.id, state.slot, state.policy, state.uid, state.started_ns, view,
         workspace=state.workspace, command=state.command,
     )  # fmt: skip
+    if state.plan_text:
+        session.progress = Progress.of(daemon.monitor.steps(state.slot, MAX_STEPS))
     daemon.states[state.id] = state
     daemon.book.adopt(state.digest, state.policy_slot, state.generation, prepared)
     session.risk = daemon.monitor.risk(state.slot).word

@@ -17,7 +17,7 @@ from agentmon.daemon.opens import is_own
 from agentmon.daemon.policies import Prepared, Source
 from agentmon.daemon.requests import Enroll
 from agentmon.daemon.state import SessionState
-from agentmon.engine import Process, Session
+from agentmon.engine import Process, Progress, Session
 from agentmon.fingerprint.drift import changed_agent
 from agentmon.fingerprint.store import check_name
 from agentmon.host import process
@@ -81,8 +81,10 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
             raise RefusedError(f"you have {own} live sessions, which is the limit; end some first", "failed")
     home, user = _account(uid)
     source = Source(request.policy.name, request.policy.text)
-    check_size(peer, source)
-    prepared = daemon.book.prepare(source, workspace=request.workspace, home=home, user=user)
+    plan = Source(request.plan.name, request.plan.text) if request.plan else None
+    for each in (source, plan) if plan else (source,):
+        check_size(peer, each)
+    prepared = daemon.book.prepare(source, workspace=request.workspace, home=home, user=user, plan=plan)
     profile = _profile(daemon, peer, request, prepared.name)
     baseline = daemon.baselines.load(profile, daemon.go_on) if profile else None
 
@@ -98,11 +100,13 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
         workspace=request.workspace, command=request.command or _command(request.pid),
     )  # fmt: skip
     session.generations[generation] = prepared.view
+    session.progress = Progress() if plan else None
     state = SessionState(
         session.id, slot, serial, prepared.name, policy_slot, generation, prepared.digest, source.text, source.file,
         request.workspace, home, user, uid, session.command, session.started_ns, list(prepared.compiled.rules),
         first_generation=generation, by_root=not peer.uid, profile=profile,
         learn=request.learn or "", agent=request.agent.model_dump() if request.agent else None,
+        plan_text=plan.text if plan else "", plan_file=plan.file if plan else "",
     )  # fmt: skip
     daemon.states[session.id] = state
     engine.open(session)
@@ -163,6 +167,8 @@ def _mark(
         # it is still agentmon itself, which is no ancestor of what it becomes
         for key in keys:
             monitor.set_exe_tags(key, 0)
+            if request.plan:
+                monitor.expect_command(key)
     else:
         for key, tags, parents in _programs(members, prepared):
             # what runs on may run another program meanwhile: the kernel will find out
@@ -262,7 +268,7 @@ def check_size(peer: Peer, source: Source) -> None:
     """Raises `RefusedError`."""
     if peer.uid and len(source.text) > USER_POLICY_BYTES:
         raise RefusedError(
-            f"{source.file}:1:1: the policy is {len(source.text)} bytes long; an ordinary user's may have"
+            f"{source.file}:1:1: it is {len(source.text)} bytes long; an ordinary user's may have"
             f" {USER_POLICY_BYTES}: use globs",
             "invalid",
         )

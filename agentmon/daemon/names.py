@@ -32,6 +32,8 @@ class SessionNames:
         self._servers = servers
         self._service: Service | None = None
         self._names: dict[str, PolicyNames] = {}
+        #: Of each session's plan: the parts that name hosts, by their numbers.
+        self._parts: dict[str, tuple[tuple[int, PolicyNames], ...]] = {}
         #: What each session was told, to put it in force again under another policy: name -> addresses, end.
         self._told: dict[str, dict[str, tuple[tuple[bytes, ...], float]]] = {}
         self._swept = time.monotonic()
@@ -45,8 +47,11 @@ class SessionNames:
         addresses cannot be known.
         """
         before = self._names.get(session_id)
-        if not policy.hosts and before is None:
+        parts = policy.plan.parts if policy.plan is not None else ()
+        if not policy.hosts and not any(part.hosts for part in parts) and before is None:
             return
+        of_parts = self._parts.get(session_id, ())
+        self._parts[session_id] = tuple((i, PolicyNames(part)) for i, part in enumerate(parts) if part.hosts)
         names = self._names[session_id] = PolicyNames(policy)
         try:
             told = self._told.setdefault(session_id, {})
@@ -61,13 +66,14 @@ class SessionNames:
             if before is None:
                 self.close(session_id)
             else:
-                self._names[session_id] = before
+                self._names[session_id], self._parts[session_id] = before, of_parts
             raise KernelError(f"the session's policy names hosts, but its resolver cannot start: {error}") from error
         self._daemon.monitor.serve_names(self._daemon.states[session_id].slot, port)
 
     def close(self, session_id: str) -> None:
         """The session ended."""
         self._told.pop(session_id, None)
+        self._parts.pop(session_id, None)
         if self._names.pop(session_id, None) is not None and self._service is not None:
             self._service.close(session_id)
 
@@ -113,16 +119,23 @@ class SessionNames:
 
     def _put(self, session_id: str, name: str, addresses: Collection[bytes], ttl_s: float) -> None:
         state = self._daemon.states[session_id]
-        entries = self._names[session_id].entries(name)
-        if not entries:
-            return  # nothing names it: the default allows connecting anyway
-        grants = self._daemon.monitor.grants
-        try:
-            grants.grant(state.serial, state.generation, addresses, entries, ttl_s)
-        except KernelError:
-            if not grants.sweep():
-                raise
-            grants.grant(state.serial, state.generation, addresses, entries, ttl_s)
+        monitor = self._daemon.monitor
+        found = [(state.generation, self._names[session_id].entries(name))]
+        if parts := self._parts.get(session_id):
+            generations = monitor.tables.part_generations(state.policy_slot)
+            found += [(generations[number], names.entries(name)) for number, names in parts]
+        # nothing names it: the default allows connecting anyway, or the plan does not
+        found = [(generation, entries) for generation, entries in found if entries]
+        grants = monitor.grants
+        for generation, entries in found:
+            try:
+                grants.grant(state.serial, generation, addresses, entries, ttl_s)
+            except KernelError:
+                if not grants.sweep():
+                    raise
+                grants.grant(state.serial, generation, addresses, entries, ttl_s)
+        if not found:
+            return
         session = self._daemon.engine.find(session_id)
         if session is not None:
             session.name_addresses(name, addresses)

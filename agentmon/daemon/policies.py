@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from agentmon.daemon.clocks import Clocks
-from agentmon.engine import View
+from agentmon.engine import PlanView, View
 from agentmon.errors import PolicyError
 from agentmon.model.conditions import over_of
+from agentmon.model.plans import OUTSIDE
 from agentmon.model.tables import CompiledPolicy
+from agentmon.plan.fence import Fenced
+from agentmon.plan.load import load_text as load_plan
 from agentmon.policy.bind import BoundPolicy, bind_policy
 from agentmon.policy.compile import compile_policy
 from agentmon.policy.fast import FastEvaluator
@@ -76,8 +79,8 @@ class PolicyBook:
         self.clocks = Clocks()
         self._in_force: dict[str, Prepared] = {}  # by digest
 
-    def prepare(self, source: Source, *, workspace: str, home: str, user: str) -> Prepared:
-        """Load and compile. Raises `PolicyError`."""
+    def prepare(self, source: Source, *, workspace: str, home: str, user: str, plan: Source | None = None) -> Prepared:
+        """Load and compile, with the plan that goes with it. Raises `PolicyError`."""
         if not source.text and ("/" in source.file or source.file.endswith((".yaml", ".yml"))):
             # the asker reads its own files: a daemon with root's eyes must not read them for it
             raise PolicyError(f"`{source.file}` is a file: send its text, or name an installed policy")
@@ -85,13 +88,18 @@ class PolicyBook:
             variables = Variables.of(workspace=workspace, home=home, user=user)
         except UnicodeError:
             raise PolicyError("the workspace's name is not text that the file system can have") from None
-        key = (source, variables, _packs_stamp())
+        key = (source, plan, variables, _packs_stamp())
         found = self._prepared.get(key)
         if found is None:
             policy = load_text(source.text, source.file) if source.text else load(source.file)
             policy = policy if self._implied else without_implied(policy)
-            bound = bind_policy(with_control(policy, self._control, variables) if self._control else policy, variables)
-            compiled = compile_policy(bound)
+            policy = with_control(policy, self._control, variables) if self._control else policy
+            if plan is None:
+                bound = bind_policy(policy, variables)
+                compiled = compile_policy(bound)
+            else:
+                fenced = Fenced(policy, load_plan(plan.text, plan.file), variables, control=self._control)
+                bound, compiled = fenced.policy, fenced.compile()
             observed = None
             if bound.observed is not None:
                 full = compile_policy(bound.observed)
@@ -141,8 +149,24 @@ def _view(compiled: CompiledPolicy, judge: FastEvaluator, bound: BoundPolicy, ob
     return View(
         compiled.rules, judge, frozenset(entry.rule for _, entry in compiled.hosts), observed,
         rates={rule.index: rule.rule.rate.text for rule in bound.rules if rule.rule.rate},
-        over=over_of(compiled.conditions),
+        over=over_of(compiled.conditions), plan=_plan_view(compiled),
     )  # fmt: skip
+
+
+def _plan_view(compiled: CompiledPolicy) -> PlanView | None:
+    """How to judge by the parts of a plan; made when one is asked for."""
+    tables = compiled.plan
+    if tables is None:
+        return None
+    judges: dict[int, FastEvaluator] = {}
+
+    def part(step: int) -> FastEvaluator:
+        number = tables.part_of[-1 if step == OUTSIDE else step]
+        if number not in judges:
+            judges[number] = FastEvaluator(tables.parts[number])
+        return judges[number]
+
+    return PlanView(tables.compiled, part)
 
 
 def digest(policy: CompiledPolicy) -> str:

@@ -47,7 +47,8 @@ def prepare(daemon: Daemon, peer: Peer, request: Reload, state: SessionState) ->
     source = Source(request.policy.name, request.policy.text)
     try:
         check_size(peer, source)
-        return daemon.book.prepare(source, workspace=state.workspace, home=state.home, user=state.user)
+        plan = Source(state.plan_file, state.plan_text) if state.plan_text else None  # it stays
+        return daemon.book.prepare(source, workspace=state.workspace, home=state.home, user=state.user, plan=plan)
     except (PolicyError, RefusedError) as error:
         raise _refused(state, str(error)) from error
 

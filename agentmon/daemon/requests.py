@@ -38,6 +38,13 @@ class Agent(Request):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class PlanRef(Request):
+    """The text of a plan, with the name of its file."""
+
+    name: str = Field(max_length=4096)
+    text: str = Field(max_length=MAX_POLICY_BYTES)
+
+
 class Enroll(Request):
     """Fence a process and all its descendants."""
 
@@ -55,6 +62,19 @@ class Enroll(Request):
     learn: str | None = Field(default=None, max_length=64)
     """The baseline that its end is learnt for; it is watched by it, if there is one already."""
     agent: Agent | None = None
+    plan: PlanRef | None = None
+    """What it follows besides."""
+
+
+class Step(Request):
+    """The sender begins a step of its session's plan, or ends it."""
+
+    name: str = Field(min_length=1, max_length=200)
+    ends: bool = False
+    status: int = Field(default=0, ge=0, le=255)
+    """Of one that ends, as a shell has it."""
+    parent: bool = False
+    """Of a command: not the sender itself, but who runs it."""
 
 
 class Release(Request):
@@ -168,6 +188,7 @@ VERBS: dict[str, tuple[type[Request], bool, bool]] = {
     "summary": (Summary, True, False),
     "why": (Why, True, False),
     "bookmark": (Bookmark, True, False),
+    "step": (Step, True, False),
     "ask": (Ask, True, False),
     "asked": (Asked, True, False),
     "approvals": (Approvals, False, False),

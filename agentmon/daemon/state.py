@@ -62,6 +62,8 @@ class SessionState:
     learn: str = ""  # the baseline that learns from it
     agent: dict[str, str] | None = None  # its program, for that
     floor: str = "normal"  # the risk that an operator gave it
+    plan_text: str = ""  # what it follows besides; "": nothing
+    plan_file: str = ""
 
     @property
     def in_force(self) -> InForce:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from agentmon.daemon.requests import (
     Reload,
     Request,
     SetRisk,
+    Step,
     Summary,
     Watch,
     Why,
@@ -37,10 +39,14 @@ from agentmon.daemon.requests import (
 )
 from agentmon.daemon.told import Told
 from agentmon.engine import Session
+from agentmon.engine.plans import states_of
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
+from agentmon.host import process
 from agentmon.kernel import canary
 from agentmon.model.conditions import Risk
-from agentmon.model.operations import OPERATIONS, hold_word
+from agentmon.model.events import ProcessKey
+from agentmon.model.operations import OPERATIONS, Reason, hold_word
+from agentmon.model.plans import StepInfo
 from agentmon.model.records import Record
 
 if TYPE_CHECKING:
@@ -91,6 +97,8 @@ class Verbs:
                 return self._release(request)
             case Reload():
                 return self._reload(caller.peer, request)
+            case Step():
+                return self._step(caller, request)
             case SetRisk():
                 return self._risk(caller.peer, request)
             case Summary():
@@ -141,7 +149,11 @@ class Verbs:
         daemon = self._daemon
         daemon.drain()
         own = [s for s in daemon.engine.sessions if caller.may_see(s)]
-        answer = {**self._ping(), "posture": self._posture(), "sessions": [_session(s) for s in own]}
+        answer = {
+            **self._ping(),
+            "posture": self._posture(),
+            "sessions": [{**_session(s), **self._plan(s)} for s in own],
+        }
         if not caller.inside:  # else an agent could steer by it
             for session, listed in zip(own, answer["sessions"], strict=True):
                 listed["fingerprint"] = self._fingerprint(session)
@@ -166,6 +178,14 @@ class Verbs:
             sessions, windows = daemon.learning.to_go(state.learn)
             return {"profile": state.learn, "learns": True, "to_go": {"sessions": sessions, "windows": windows}}
         return None
+
+    def _plan(self, session: Session) -> dict[str, Any]:
+        plan = session.view.plan
+        if plan is None:
+            return {}
+        steps = plan.compiled.steps
+        states = self._daemon.monitor.steps(session.slot, len(steps))
+        return {"plan": plan.compiled.name, "steps": states_of(plan.compiled, states)}
 
     def _counters(self) -> dict[str, int]:
         daemon = self._daemon
@@ -247,6 +267,50 @@ class Verbs:
         processes = len(session.processes)
         self._daemon.release(session, "released")
         return {"session": session.id, "processes": processes}
+
+    def _step(self, caller: Caller, request: Step) -> dict[str, Any]:
+        """The kernel decides, as for a program; here is only found who asks."""
+        daemon = self._daemon
+        session = caller.own
+        if session is None:
+            raise RefusedError("only a process inside a session marks a step of its plan", "forbidden")
+        plan = session.view.plan
+        if plan is None or session.progress is None:
+            raise RefusedError(f"session `{session.id}` has no plan; start it with `agentmon run --plan FILE`", "usage")
+        names = [step.id for step in plan.compiled.steps]
+        if request.name not in names:
+            raise RefusedError(f"the plan has no step `{request.name}`; it has {', '.join(names)}", "usage")
+        number = names.index(request.name)
+        key = self._marked(session, caller.peer.pid, parent=request.parent)
+        daemon.drain()  # what is done by now may be what it needs
+        why = daemon.monitor.mark_step(key, number, ends=request.ends, status=request.status)
+        daemon.drain()
+        if why is None:
+            return {"session": session.id, "step": request.name, "ends": request.ends}
+        said = session.progress.why(plan, number, why) if why.of_plan else "the process could not be tracked"
+        if why is Reason.PLAN_MARK:
+            said = _no_mark(plan.compiled.steps[number], request.name, ends=request.ends)
+        known = session.processes.get(key)
+        record = Record(
+            time.time_ns(), "step", session.id, key.pid, key.start_ns, session.uid, known.comm if known else "",
+            "refused", request.name, "deny", detail=said,
+        )  # fmt: skip
+        daemon.report(record)
+        session.progress.violations += 1
+        session.count_blocked(record)
+        daemon.settle()
+        raise RefusedError(said, "denied")
+
+    def _marked(self, session: Session, pid: int, *, parent: bool) -> ProcessKey:
+        """Who is marked: the sender, or who runs it."""
+        monitor = self._daemon.monitor
+        with contextlib.suppress(ProcessLookupError):
+            pid = process.stat(pid).ppid if parent else pid
+            for key in monitor.listed():
+                state = monitor.process(key) if key.pid == pid else None
+                if state is not None and state.session == session.slot:
+                    return key
+        raise RefusedError("who runs this command is not in the session, or has ended", "failed")
 
     def _risk(self, peer: Peer, request: SetRisk) -> dict[str, Any]:
         daemon = self._daemon
@@ -332,12 +396,20 @@ class Verbs:
         }
 
 
+def _no_mark(step: StepInfo, name: str, *, ends: bool) -> str:
+    if ends:
+        return f"step {name} is ended by the process that began it with a mark, and this one is not in it"
+    if not step.mark:
+        return f"step {name} starts with a program, not with a mark"
+    return f"the process is in a step already, which has to end before {name} begins"
+
+
 def _is_news(record: Record) -> bool:
     if record.kind == "decision":
         return (record.blocked or bool(record.would)) and "quiet" not in record.flags
     if record.flags == "quiet":
         return False
-    return record.kind in ("session", "name", "mismatch", "daemon", "approval")
+    return record.kind in ("session", "step", "name", "mismatch", "daemon", "approval")
 
 
 def _session(session: Session) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from agentmon.engine.commands import (
 )
 from agentmon.engine.core import Engine
 from agentmon.engine.holds import Approval, Limits
+from agentmon.engine.plans import PlanView, Progress
 from agentmon.engine.questions import Question, Questions
 from agentmon.engine.risks import Risks, Watched
 from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View
@@ -34,7 +35,9 @@ __all__ = [
     "Limits",
     "Mismatch",
     "Park",
+    "PlanView",
     "Process",
+    "Progress",
     "Question",
     "Questions",
     "Recount",

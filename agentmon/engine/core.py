@@ -26,7 +26,7 @@ from agentmon.engine.commands import (
 )
 from agentmon.engine.holds import Approval, Holds, Limits, Waiter, waiter_of
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
-from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, StepEvent, What
+from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, StepEvent, Stepping, What
 from agentmon.model.operations import Action, Operation, Reason
 from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, USED_UP, WOULD, Record
 
@@ -75,6 +75,9 @@ REASONS: Mapping[int, str] = {
     Reason.PLAN_TIME: "the step has had its time",
     Reason.PLAN_MARK: "the mark does not fit the plan",
 }
+
+#: Verdicts of a plan that can be told from what is asked for.
+_BY_PART = (Reason.PLAN_RULE, Reason.PLAN_CLOSED)
 
 #: Ended processes remembered, so that a message sent by one of them is not taken for an outsider's.
 _RECENT_EXITS = 4096
@@ -174,7 +177,7 @@ class Engine:
         if type(event) is Decision:
             return self._decision(event, now_ns)
         if type(event) is StepEvent:
-            return []
+            return self._stepped(event, now_ns)
         assert isinstance(event, ProcessEvent)
         return self._process(event, now_ns)
 
@@ -211,6 +214,9 @@ class Engine:
             reason = REASONS[event.reason]
             if event.facts & view.over and event.reason == Reason.DEFAULT and verdict >= _DENY:
                 reason = _used_up(session, view, event) or reason
+        if event.reason >= Reason.PLAN_RULE and view.plan is not None and session.progress is not None:
+            said = session.progress.why(view.plan, event.step, event.reason)
+            reason = f"{said}: {reason}" if rule < len(view.rules) and reason else said
         if verdict == _HOLD:
             if event.held:
                 return self._held(event, session, text, rule_id, reason, now_ns)
@@ -249,14 +255,18 @@ class Engine:
                     commands.append(Settle((waiter,), Action.DENY, remember=False))
         # The kernel's own reasons (no memory, unstable path, …), pinned inodes, and what it does not know of ancestors
         # cannot be told from a path.
-        if not flags & (_SCRIPT_OR_PINNED | _UNSURE) and event.reason <= Reason.DEFAULT and view.judge is not None:
-            if operation < _CONNECT:
-                assert type(object_) is bytes
-                expected = view.judge.path(operation, object_, event.exe_tags, event.facts)
-            elif not isinstance(object_, bytes):
-                expected = view.judge.net(operation, object_.packed, object_.port, event.exe_tags, event.facts)
-            else:
+        if (
+            not flags & (_SCRIPT_OR_PINNED | _UNSURE)
+            and (event.reason <= Reason.DEFAULT or event.reason in _BY_PART)
+            and view.judge is not None
+        ):
+            if isinstance(object_, bytes) and operation >= _CONNECT:
                 return commands
+            expected = _judged(view.judge, event)
+            # of a program that begins a step the plan's rules are not asked; what is refused says why
+            if view.plan is not None and (operation != _EXEC or event.reason in _BY_PART):
+                other = _judged(view.plan.part(event.step), event)
+                expected = other if other.action > expected.action else expected
             # a name lifts the default, never a more severe rule
             if expected.action != verdict and not (rule in view.by_name and rule < expected.rule):
                 commands.append(self._mismatch(record, expected.action, expected.rule, view))
@@ -401,6 +411,28 @@ class Engine:
         known.execs += event.what is What.EXEC
         return [Report(record)]
 
+    def _stepped(self, event: StepEvent, now_ns: int) -> list[Command]:
+        session = self._sessions.get(event.session)
+        if session is None:
+            self.unattributed += 1
+            return []
+        view = session.generations.get(event.generation) or session.view
+        name = view.plan.name(event.step) if view.plan is not None else str(event.step)
+        word, detail = "", ""
+        if session.progress is not None:
+            word = session.progress.stepped(event)
+        if event.reason is not None and view.plan is not None and session.progress is not None:
+            detail = session.progress.why(view.plan, event.step, event.reason)
+        elif event.what is Stepping.FAILED:
+            detail = f"status {event.status}"
+        key = event.process
+        process = session.processes.get(key)
+        record = Record(
+            now_ns, "step", session.id, key.pid, key.start_ns, session.uid, process.comm if process else "",
+            word or event.what.name.lower(), name, "deny" if event.what is Stepping.REFUSED else "", detail=detail,
+        )  # fmt: skip
+        return [Report(record)]
+
     def _remember_exit(self, pid: int, session_id: str, now_ns: int) -> None:
         self._exits.pop(pid, None)
         self._exits[pid] = (session_id, now_ns)
@@ -429,6 +461,14 @@ def _asked(approval: Approval, key: ProcessKey) -> Record:
         approval.asked_ns, "approval", approval.session, key.pid, key.start_ns, approval.uid, approval.comm,
         approval.operation, approval.object, "hold", approval.rule, approval.reason, detail=detail,
     )  # fmt: skip
+
+
+def _judged(judge: Judge, event: Decision) -> Judgement:
+    """What a policy, or a plan, says of an event's path or address."""
+    object_ = event.object
+    if isinstance(object_, bytes):
+        return judge.path(event.operation, object_, event.exe_tags, event.facts)
+    return judge.net(event.operation, object_.packed, object_.port, event.exe_tags, event.facts)
 
 
 def _facts(judge: Judge, event: Decision) -> int:

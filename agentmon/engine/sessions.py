@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action, Operation
 from agentmon.model.records import Record
 from agentmon.model.tables import RuleInfo
+
+if TYPE_CHECKING:
+    from agentmon.engine.plans import PlanView, Progress
 
 #: Addresses of one session whose name is remembered.
 NAMED_ADDRESSES = 4096
@@ -74,6 +77,8 @@ class View:
     #: The rates of its rules as they are written, and the facts that one is used up.
     rates: Mapping[int, str] = field(default_factory=dict)
     over: int = 0
+    #: The plan that goes with it; None: there is none.
+    plan: PlanView | None = None
 
 
 @dataclass(slots=True)
@@ -122,6 +127,7 @@ class Session:
     last_blocked_exec: tuple[int, str, str, bool] | None = None  # pid, rule, reason, was it its first exec
     names: dict[bytes, str] = field(default_factory=dict)  # address -> the name that it was asked for last
     ended_ns: int = 0
+    progress: Progress | None = None  # in its plan
     #: Oldest first, each with its number; what was read apart from the rest.
     deeds: deque[tuple[int, Record]] = field(default_factory=lambda: deque(maxlen=DEEDS))
     reads: deque[tuple[int, Record]] = field(default_factory=lambda: deque(maxlen=DEEDS))

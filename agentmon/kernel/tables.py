@@ -352,8 +352,9 @@ class Tables:
         self._barrier.close()
 
     def slots(self) -> dict[int, int]:
-        """Slot -> generation of every installed policy, parts of plans included."""
-        return {slot: i.generation for slot, i in self._installed.items()}
+        """Slot -> generation of every installed policy; parts of their plans go with them."""
+        parts = {part for installed in self._installed.values() for part in installed.parts}
+        return {slot: i.generation for slot, i in self._installed.items() if slot not in parts}
 
     def _keep_lineage(self, generation: int, policy: CompiledPolicy) -> None:
         """By what its conditions on ancestors are known again under another policy."""

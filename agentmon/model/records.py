@@ -28,9 +28,9 @@ BY_NAME = "name "
 class Record(NamedTuple):
     """One thing that happened. A tuple, because tens of thousands a second are made and encoded.
 
-    ``kind`` is ``decision``, ``process``, ``session``, ``name``, ``mismatch`` or ``daemon``. ``object`` is a path
-    (bytes that are not UTF-8 as surrogate escapes), ``address:port``, or of a ``name`` the host that was asked
-    for; ``reason`` is what people read.
+    ``kind`` is ``decision``, ``process``, ``session``, ``step``, ``name``, ``mismatch`` or ``daemon``. ``object`` is a
+    path (bytes that are not UTF-8 as surrogate escapes), ``address:port``, of a ``step`` its name, or of a ``name`` the
+    host that was asked for; ``reason`` is what people read.
     """
 
     time_ns: int  # wall clock

@@ -160,7 +160,7 @@ class CompiledPolicy:
 class PlanTables:
     """A plan as the kernel keeps it.
 
-    Each distinct part is a policy, whose rules, sets of programs and conditions are numbered as in the session's policy.
+    Each distinct part is a policy, with the rule numbers, sets of programs and conditions of the session's policy.
     """
 
     compiled: CompiledPlan

@@ -18,6 +18,7 @@ from agentmon.plan.bind import BoundPlan, bind_plan, compile_plan, policy_of
 from agentmon.plan.plan import Plan
 from agentmon.policy.bind import BoundPolicy, BoundRule, bind_policy, uid_of
 from agentmon.policy.compile import compile_policy
+from agentmon.policy.implied import with_control
 from agentmon.policy.rules import Policy, Variables
 
 #: Ways that one automaton tells apart.
@@ -32,15 +33,25 @@ class Fenced:
         parts: the same of each step, and last of what is outside of all.
         bound: the plan.
 
+    ``control``: a socket that may be connected to in each of them.
+
     Raises:
         PolicyError: an unknown user, a path that is too long, or more conditions or sets of programs than fit both.
     """
 
     def __init__(
-        self, policy: Policy, plan: Plan, variables: Variables, *, uid_of: Callable[[str], int | None] = uid_of
+        self,
+        policy: Policy,
+        plan: Plan,
+        variables: Variables,
+        *,
+        control: bytes = b"",
+        uid_of: Callable[[str], int | None] = uid_of,
     ) -> None:
         self.bound: BoundPlan = bind_plan(plan, variables, uid_of=uid_of)
         stated = [policy_of(plan, step) for step in (*plan.steps, None)]
+        if control:
+            stated = [with_control(part, control, variables) for part in stated]
         together = replace(
             policy,
             # what the whole policy only observes, the plan does not

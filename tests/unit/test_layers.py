@@ -28,6 +28,7 @@ ALLOWED = {
         "model",
         "errors",
         "policy",
+        "plan",
         "fingerprint",
         "engine",
         "kernel",

@@ -36,6 +36,8 @@ CASES = [
     ("why", 1, "no daemon answers"),
     ("why --last many", 64, "many"),
     ("ask hello", 1, "no daemon answers"),
+    ("step begin fetch", 1, "no daemon answers"),
+    ("step pause fetch", 64, "pause"),
     ("approvals", 1, "no daemon answers"),
     ("approve a-1", 1, "no daemon answers"),
     ("approve a-1 --for long", 64, "`long` is no span of time"),
