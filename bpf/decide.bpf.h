@@ -208,7 +208,8 @@ static __always_inline __u64 decision_print(const struct am_actor *a, const stru
 			       ((__u64)job->igen << 32 | job->dev)) +
 			   a->proc.serial) +
 		       a->proc.exe_tags) +
-		   ((__u64)a->generation << 32 | (a->part + (__u32)a->out) << 16 | job->ops) +
+		   ((__u64)a->generation << 32 | job->ops) +
+		   ((__u64)(a->part + (__u32)a->out) << 32 | a->proc.step) * 0xff51afd7ed558ccdULL +
 		   ((__u64)a->proc.unsure << 32 | a->facts) * 0x9e3779b97f4a7c15ULL) |
 	       1;
 }
@@ -686,6 +687,70 @@ __noinline int let_open(const struct am_actor *a, __u32 slot)
 }
 #endif
 
+/* Operations that change a file. */
+#define AM_CHANGES                                                                              \
+	(1U << AM_WRITE | 1U << AM_CREATE | 1U << AM_DELETE | 1U << AM_RENAME | 1U << AM_LINK | \
+	 1U << AM_ATTR)
+/* In `flags` of decide_path(): a new name for what was counted by its old one. */
+#define AM_RENAMES (1U << 29)
+
+/* Whether the job's path is below /dev or /proc: what is written there is no file that is changed. */
+static __always_inline bool on_device(const struct am_job *job)
+{
+	__u64 at = job->off;
+	const char *path;
+
+	if (at > AM_PATH_END - 6)
+		return false;
+	am_bound(at, 0xfff);
+	path = job->room + AM_HEAD + at;
+	return (path[0] == '/' && path[1] == 'd' && path[2] == 'e' && path[3] == 'v' &&
+		path[4] == '/') ||
+	       (path[0] == '/' && path[1] == 'p' && path[2] == 'r' && path[3] == 'o' &&
+		path[4] == 'c');
+}
+
+/*
+ * The job's file is changed in a step. Returns 0: that is not limited; -1: it is, and this one may be; else it is one too many:
+ * the action, and above it enum am_reason. Global, so that the verifier looks at it once.
+ */
+__noinline int count_file(const struct am_actor *a, __u32 slot, __u32 flags)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	struct am_file_key k = {};
+	struct am_steps *state;
+	struct am_plan *plan;
+	__u64 at, serial;
+	__u8 one = 1;
+	__u32 id;
+
+	if (!a || !job || !a->proc.step)
+		return 0;
+	id = a->policy;
+	serial = a->proc.serial;
+	at = a->proc.step - 1;
+	am_bound(at, 63);
+	plan = bpf_map_lookup_elem(&plans, &id);
+	state = bpf_map_lookup_elem(&steps, &serial);
+	if (!plan || !state || plan->max_files[at] == ~0U)
+		return 0;
+	if (flags & AM_RENAMES || on_device(job))
+		return -1;
+	k.serial = serial;
+	k.step = at;
+	k.ino = job->ino ? job->ino : job->walk.sum;
+	k.dev = job->dev;
+	k.igen = job->igen;
+	if (bpf_map_lookup_elem(&step_files, &k))
+		return -1;
+	if (__sync_fetch_and_add(&state->step[at].files, 1) >= plan->max_files[at] ||
+	    bpf_map_update_elem(&step_files, &k, &one, BPF_ANY)) {
+		__sync_fetch_and_add(&state->step[at].files, -1);
+		return sure_action(plan, at) | AM_PLAN_FILES << 8;
+	}
+	return -1;
+}
+
 /*
  * decide_path() from when the job is filled; gives the slot back. Global, so that the verifier looks at it once: `a` is
  * never NULL, but it does not know that.
@@ -696,6 +761,7 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 	struct am_seen *known = NULL;
 	__u32 why, verdict, guessed;
 	__u64 print = 0;
+	bool counted = false;
 	int looked;
 
 	if (!a || !job)
@@ -749,6 +815,18 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 			return AM_WAITS;
 		}
 	}
+	if (verdict < AM_HOLD && a->proc.step && job->ops & AM_CHANGES) {
+		int over = count_file(a, slot, flags);
+
+		counted = over < 0;
+		if (over > 0) {
+			verdict = over & 0xff;
+			job->verdict = verdict;
+			job->reason = over >> 8;
+			job->rule = AM_NO_RULE;
+			job->told = 0;
+		}
+	}
 	guessed = job->unsure & ~a->proc.unsure; /* an exec that could not wait for its arguments */
 	if (guessed)
 		flags |= AM_F_UNSURE;
@@ -756,7 +834,7 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 		flags |= AM_F_KILLED;
 	report(slot, a, flags);
 	if (known && verdict == AM_ALLOW && !why && !job->held && !guessed && !job->marks &&
-	    print == decision_print(a, job))
+	    !counted && print == decision_print(a, job))
 		known->way[print >> 61] = print;
 	release(job);
 	return verdict;

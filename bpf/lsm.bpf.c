@@ -153,12 +153,42 @@ int BPF_PROG(exec_check, struct linux_binprm *bprm)
 			  argc << AM_ARGC_SHIFT | (interpreter ? AM_INTERPRETER : 0));
 }
 
+/* A file that this open made was counted by its path: it is to be known by its inode. */
+static __noinline void know_made(__u64 inode)
+{
+	struct am_file_key k = {};
+	struct super_block *sb;
+	struct am_actor a = {};
+	struct am_plan *plan;
+	__u8 one = 1;
+	__u64 at;
+	__u32 id;
+
+	if (identify(&a) != 1 || !a.proc.step)
+		return;
+	id = a.policy;
+	plan = bpf_map_lookup_elem(&plans, &id);
+	at = a.proc.step - 1;
+	am_bound(at, 63);
+	if (!plan || plan->max_files[at] == ~0U)
+		return;
+	sb = am_load(struct inode, (struct inode *)inode, i_sb);
+	k.serial = a.proc.serial;
+	k.step = at;
+	k.ino = am_load(struct inode, (struct inode *)inode, i_ino);
+	k.igen = am_load(struct inode, (struct inode *)inode, i_generation);
+	k.dev = am_load(struct super_block, sb, s_dev);
+	bpf_map_update_elem(&step_files, &k, &one, BPF_ANY);
+}
+
 SEC("lsm/file_open")
 int BPF_PROG(open_check, struct file *f)
 {
 	unsigned int mode = f->f_mode, fl = f->f_flags;
 	__u32 ops = 0;
 
+	if (mode & FMODE_CREATED && !pseudo((__u64)f->f_path.mnt))
+		know_made((__u64)f->f_inode);
 	if (fl & FMODE_EXEC || mode & FMODE_CREATED)
 		return 0;
 	if (fl & O_TMPFILE)
@@ -314,7 +344,7 @@ int BPF_PROG(link_check, struct dentry *old, struct path *dir, struct dentry *d)
 
 	if (err)
 		return err;
-	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, 0);
+	return judge_path(1U << AM_CREATE, (__u64)dir->mnt, (__u64)d, 0, AM_RENAMES);
 }
 
 #include "moves.bpf.h"

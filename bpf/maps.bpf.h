@@ -222,6 +222,14 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AM_MAX_STEP_FILES);
+	__type(key, struct am_file_key);
+	__type(value, __u8);
+} step_files SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, AM_MAX_LINEAGES);
 	__type(key, __u32);
 	__type(value, struct am_lineage);

@@ -20,8 +20,14 @@ static __always_inline __u32 follow(__u32 slot, struct am_job *job, __u64 mnt, _
 	return why;
 }
 
-/* In the number of an inode: judged by the plan, and not by the policy. */
-#define AM_BY_PLAN 1ULL
+/* `by`: what judges. */
+#define AM_BY_POLICY 0
+#define AM_BY_PLAN 1
+
+static __always_inline __u64 inode_behind(__u64 dentry)
+{
+	return (__u64)am_load(struct dentry, (struct dentry *)dentry, d_inode);
+}
 
 /*
  * Whether a name may go away by being moved, which is deleting it: it is asked where another rule (or the default, on
@@ -29,7 +35,7 @@ static __always_inline __u32 follow(__u32 slot, struct am_job *job, __u64 mnt, _
  * Python. A pin holds for the old name: of the new one the path alone counts. The old name comes last: it is the one
  * in the record.
  */
-static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dentry, __u64 inode)
+static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dentry, __u32 by)
 {
 	struct am_actor a = {};
 	struct am_job *job;
@@ -37,7 +43,7 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 
 	if (identify(&a) != 1)
 		return 0; /* judged before: not enrolled any more */
-	if (inode & AM_BY_PLAN && (!a.part || a.out))
+	if (by == AM_BY_PLAN && (!a.part || a.out))
 		return 0;
 	why = find_tags(&a);
 	job = why ? NULL : claim(&slot);
@@ -45,7 +51,7 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		return answer(
 			fallback(&a, 1U << AM_DELETE, AM_ALLOW, why ? why : AM_NO_SCRATCH, 0));
 	describe(job, &a, 1U << AM_DELETE);
-	if (inode & AM_BY_PLAN)
+	if (by == AM_BY_PLAN)
 		job->policy = a.part - 1;
 	inode_of(job, 0);
 	why = follow(slot, job, mnt, dentry);
@@ -55,7 +61,7 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		why = follow(slot, job, old_mnt, old);
 	}
 	there = job->ruled[AM_DELETE];
-	inode_of(job, inode & ~AM_BY_PLAN);
+	inode_of(job, inode_behind(old));
 	if (why)
 		job->off = AM_PATH_END;
 	job->verdict = AM_ALLOW;
@@ -65,7 +71,7 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		release(job);
 		return 0;
 	}
-	if (inode & AM_BY_PLAN)
+	if (by == AM_BY_PLAN)
 		job->reason = in_plan(job->reason);
 	report(slot, &a, verdict == AM_KILL ? AM_F_KILLED : 0);
 	release(job);
@@ -80,7 +86,7 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
  * Whether a directory may take all that is below it along; its own names were judged before. agentmon/policy/walk.py,
  * run_move(), is the same in Python. The old name comes last: it is the one in the record.
  */
-static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dentry, __u64 inode)
+static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dentry, __u32 by)
 {
 	struct am_actor a = {};
 	struct am_job *job;
@@ -90,14 +96,14 @@ static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 
 	if (identify(&a) != 1)
 		return 0; /* judged before: not enrolled any more */
-	if (inode & AM_BY_PLAN && (!a.part || a.out))
+	if (by == AM_BY_PLAN && (!a.part || a.out))
 		return 0;
 	why = find_tags(&a);
 	job = why ? NULL : claim(&slot);
 	if (!job)
 		return answer(fallback(&a, 1U << AM_RENAME, AM_DENY, why ? why : AM_NO_SCRATCH, 0));
 	describe(job, &a, 1U << AM_RENAME);
-	if (inode & AM_BY_PLAN)
+	if (by == AM_BY_PLAN)
 		job->policy = a.part - 1;
 	why = follow(slot, job, mnt, dentry);
 	below = job->below;
@@ -112,7 +118,7 @@ static __noinline int judge_move(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		v = w > v ? w : v;
 		why = follow(slot, job, old_mnt, old);
 	}
-	inode_of(job, inode & ~AM_BY_PLAN);
+	inode_of(job, inode_behind(old));
 	if (why) {
 		job->off = AM_PATH_END;
 		judge(slot, why);
@@ -162,15 +168,15 @@ static __always_inline int judge_rename(struct path *old_dir, struct dentry *old
 	/* what is there under the new name is lost: that is a write */
 	if (!err)
 		err = judge_path(1U << AM_CREATE | (target ? 1U << AM_WRITE : 0), (__u64)dir->mnt,
-				 (__u64)d, target, 0);
+				 (__u64)d, target, target ? 0 : AM_RENAMES);
 	/* once by the policy, once by the plan */
-	for (__u64 by = 0; by <= AM_BY_PLAN; by++) {
+	for (__u32 by = AM_BY_POLICY; by <= AM_BY_PLAN; by++) {
 		if (!err)
 			err = judge_away((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
-					 (__u64)old->d_inode | by);
+					 by);
 		if (!err && is_a(old, S_IFDIR))
 			err = judge_move((__u64)old_dir->mnt, (__u64)old, (__u64)dir->mnt, (__u64)d,
-					 (__u64)old->d_inode | by);
+					 by);
 	}
 	return err;
 }

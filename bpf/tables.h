@@ -63,6 +63,7 @@
 #define AM_LANES 2
 #define AM_FENCE_WORDS 8
 #define AM_STEPS 64 /* of one plan */
+#define AM_MAX_STEP_FILES 32768 /* of all sessions; when full, a step has changed too many */
 #define AM_WAYS 128 /* to start a step by a program, of one plan */
 
 struct am_entry {
@@ -369,6 +370,15 @@ struct am_step {
 
 #define AM_ENDING 0x80000000
 
+/* Of `step_files`: a file that a step has changed. One without an inode yet is known by its path. */
+struct am_file_key {
+	__u64 serial; /* of the session */
+	__u64 ino;
+	__u32 dev, igen;
+	__u32 step; /* number */
+	__u32 pad;
+};
+
 /* What mark_step() is given. */
 struct am_mark {
 	__u64 start_ns; /* of whom, as in am_proc_key */
@@ -428,6 +438,7 @@ _Static_assert(sizeof(struct am_session) == 24, "am_session");
 _Static_assert(sizeof(struct am_proc_key) == 16, "am_proc_key");
 _Static_assert(sizeof(struct am_joined) == 24, "am_joined");
 _Static_assert(sizeof(struct am_proc) == 56, "am_proc");
+_Static_assert(sizeof(struct am_file_key) == 32, "am_file_key");
 _Static_assert(sizeof(struct am_mark) == 24, "am_mark");
 _Static_assert(sizeof(struct am_plan) == 6144, "am_plan");
 _Static_assert(sizeof(struct am_steps) == 2088, "am_steps");

@@ -36,6 +36,7 @@ CENSUS_TRIES = 5
 
 SESSION = struct.Struct("=IIQII")
 PROC_KEY = struct.Struct("=QII")
+FILE_KEY = struct.Struct("=QQIII4x")
 MARK = struct.Struct("=QIIII")
 #: In `am_proc.stepping`.
 COMMAND = 8
@@ -50,7 +51,8 @@ COUNTERS = (
 
 _MAPS = (
     "arena", "policies", "accepts", "lists", "net", "pins", "users", "clocks", "wants", "effects", "marked",
-    "lineages", "plans", "steps", "granted", "doors", "sessions", "procs", "marks", "events", "counters", *MAPS,
+    "lineages", "plans", "steps", "step_files", "granted", "doors", "sessions", "procs", "marks", "events",
+    "counters", *MAPS,
 )  # fmt: skip
 
 
@@ -224,7 +226,7 @@ class Monitor:
         self.grants.forget(was.serial)
         self.answers.forget_session(was.serial)
         self._forget_marks(slot)
-        self._maps["steps"].delete(U64.pack(was.serial))
+        self._forget_steps(was.serial)
         for _ in range(20):
             if not any(state.session == slot for _, state in self._process_items()):
                 return
@@ -291,6 +293,12 @@ class Monitor:
         key = U64.pack(serial)
         if self.tables.has_plan(policy_slot) and not self._maps["steps"].lookup(key):
             self._maps["steps"].update(key, bytes(STEPS_BYTES))
+
+    def _forget_steps(self, serial: int) -> None:
+        if self._maps["steps"].delete(U64.pack(serial)):
+            for key in list(self._maps["step_files"].keys(FILE_KEY.size)):
+                if FILE_KEY.unpack(key)[0] == serial:
+                    self._maps["step_files"].delete(key)
 
     def steps(self, slot: int, count: int) -> tuple[StepState, ...]:
         """Where the first ``count`` steps of a session's plan are. Empty: it has none."""

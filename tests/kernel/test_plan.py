@@ -474,3 +474,74 @@ def test_the_command_that_is_run_needs_no_plan(fence: Fence, tier: Tier, tools: 
     assert [(reason, step) for _, reason, step in blocked(outcome)] == [
         ("PLAN_CLOSED", OUTSIDE) if name == "script" else ("PLAN_ORDER", 1)
     ]
+
+
+def test_no_more_processes_than_the_step_may_have(fence: Fence, tier: Tier, tools: Path) -> None:
+    plan = 'plan: p\nsteps:\n  - {id: fetch, starts: {exe: "**/fetch"}, max-procs: 3, exit: any, repeat: true}\n'
+    text = "for i in 1 2 3 4; do (sleep 0.5; echo $i >> $0) & done; wait; exit 0"
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(
+            lambda: [run(tools / "fetch", "-c", text, str(tools / "out")), sh(tools / "fetch", "(exit 3)")]
+        )
+        assert session.monitor.steps(session.slot, 1)[0].alive == 0
+    # what a shell does when it cannot fork differs; LSM: no third child, react: those that were too many are dead
+    assert len((tools / "out").read_text().split()) <= 2
+    assert outcome.value[1] == 3  # the count came down again
+    assert [e.reason for e in outcome.events if isinstance(e, StepEvent) and e.reason] != []
+    assert {e.reason for e in outcome.events if isinstance(e, StepEvent) and e.reason} == {Reason.PLAN_PROCS}
+
+
+def test_after_its_time_a_step_does_nothing_and_is_not_done(fence: Fence, tier: Tier, tools: Path) -> None:
+    plan = 'plan: p\nsteps:\n  - {id: fetch, starts: {exe: "**/fetch"}, timeout: 1s}\n'
+    text = "sleep 0.1; echo in > $0/in; read line < $0/line; echo late > $0/late; exit 0"
+    os.mkfifo(tools / "line")
+    with fence.session(OPEN, plan=plan) as session:
+        child = session.start(lambda: run(tools / "fetch", "-c", text, str(tools)))
+        deadline = time.monotonic() + 20
+        while not (tools / "in").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1.1)
+        (tools / "line").write_text("\n")
+        outcome = session.finish(child)
+        state = session.monitor.steps(session.slot, 1)[0]
+    assert not (tools / "late").exists() or tier is Tier.REACT  # there it was made, and nothing written
+    assert not (tools / "late").exists() or (tools / "late").read_text() == ""
+    assert (state.done, state.ended) == (False, True)
+    assert ("PLAN_TIME", 0) in [(reason, step) for _, reason, step in blocked(outcome)]
+
+
+def test_a_step_kills_on_violation_if_it_says_so(fence: Fence, tools: Path) -> None:
+    plan = """
+plan: p
+on-violation: kill
+steps:
+  - {id: fetch, starts: {exe: "**/fetch"}}
+  - {id: build, needs: fetch, starts: {exe: "**/build"}}
+"""
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(lambda: [sh(tools / "build", "exit 0"), sh(tools / "fetch", "exit 0")])
+    assert outcome.value == [-signal.SIGKILL, 0]
+    assert [d.verdict for d in outcome.decisions if d.verdict >= Action.HOLD] == [Action.KILL]
+
+
+def test_no_more_files_than_the_step_may_change(fence: Fence, tier: Tier, tools: Path) -> None:
+    """The same one again is none more; a device is none; they count over all runs."""
+    plan = 'plan: p\nsteps:\n  - {id: fetch, starts: {exe: "**/fetch"}, max-files: 3, exit: any, repeat: true}\n'
+    old = tools / "old"
+    old.write_text("")
+    write = "echo x >> $0/{}"
+    some = "; ".join(write.format(name) for name in ("old", "new", "new", "old", "../../../../../dev/null"))
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(
+            lambda: [
+                run(tools / "fetch", "-c", f"{some}; {write.format('new')}; exit 0", str(tools)),
+                run(tools / "fetch", "-c", f"{write.format('third')}; {write.format('new')}; exit 0", str(tools)),
+                run(tools / "fetch", "-c", f"{write.format('new')}; {write.format('fourth')}; exit 7", str(tools)),
+            ]
+        )
+        assert session.monitor.steps(session.slot, 1)[0].files == 3
+    assert outcome.value == [0, 0, 7 if tier is Tier.LSM else -signal.SIGKILL]
+    assert ((tools / "new").read_text(), (tools / "third").read_text()) == ("x\n" * 5, "x\n")
+    assert not (tools / "fourth").exists() or (tools / "fourth").read_text() == ""
+    assert [(reason, step) for _, reason, step in blocked(outcome)] == [("PLAN_FILES", 0)]

@@ -107,6 +107,7 @@ def test_tables_have_the_layout_of_the_programs(types: btf.Btf) -> None:
     check(types, "am_plan", tables.PLAN)
     check(types, "am_step", tables.STEP)
     check(types, "am_mark", monitor.MARK)
+    check(types, "am_file_key", monitor.FILE_KEY)
     check(types, "am_steps", tables.STEPS_HEAD, end=False)
     assert types.structs["am_steps"][0] == tables.STEPS_BYTES
 
