@@ -19,6 +19,7 @@ VERBS = {
     "enroll": "enroll",
     "reload": "reload",
     "release": "release",
+    "resume": "resume",
     "risk": "risk",
     "ps": "ps",
     "watch": "watch",

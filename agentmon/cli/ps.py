@@ -67,6 +67,8 @@ def handle(args: argparse.Namespace) -> int:
         )
         if "plan" in session:
             rows.append(("", f"  plan {session['plan']}", "", "", "", "", _steps(session["steps"])))
+        if session.get("paused"):
+            rows.append(("", "  PAUSED", "", "", "", "", f"  {session['paused']}; see `agentmon resume`"))
         rows += [("", f"  {p['pid']}", p["uid"], "", p["blocked"], "", f"  {p['comm']}") for p in session["processes"]]
         if (more := session["process_count"] - len(session["processes"])) > 0:
             rows.append(("", f"  and {more} more", "", "", "", "", ""))

@@ -35,6 +35,7 @@ from agentmon.engine import (
     Limits,
     Mismatch,
     Park,
+    Pause,
     Questions,
     Recount,
     Report,
@@ -49,8 +50,10 @@ from agentmon.engine import (
 )
 from agentmon.errors import KernelError
 from agentmon.host import process
+from agentmon.host.freeze import Freezer
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.conditions import Risk
+from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action, is_kept
 from agentmon.model.records import Record
 from agentmon.model.text import clean
@@ -269,6 +272,8 @@ class Daemon:
                 self.set_risk(session, level)
             case Warn(session, record):
                 self.notifications.warn(record, session.command)
+            case Pause(session, why):
+                self._pause(session, why)
             case Unpark(key):
                 self.holding.ended(key)
             case Recount():
@@ -303,6 +308,24 @@ class Daemon:
         self.execute_all(self.engine.close(session.slot, time.time_ns(), how))
         self._forget(session.id)
         self.settle()
+
+    def _pause(self, session: Session, why: str) -> None:
+        """Stop all of it: who is stopped forks no more, so a few rounds find everybody."""
+        if session.paused:
+            return
+        session.paused = why or "something was against its plan"
+        freezer, seen = Freezer(), set[ProcessKey]()
+        while fresh := set(self.members(session)) - seen:
+            freezer.freeze(fresh)
+            seen |= fresh
+        self._records.append(
+            Record(time.time_ns(), "session", session.id, uid=session.uid, operation="paused", detail=session.paused)
+        )
+        log(f"{session.id} is paused: {session.paused}; `agentmon resume {session.id}` lets it go on")
+
+    def members(self, session: Session) -> list[ProcessKey]:
+        """The processes of a session, by the kernel."""
+        return [key for key, state in self.monitor.processes().items() if state.session == session.slot]
 
     def undo(self, session: Session) -> None:
         """An enrolment failed: as if it had never been, but for the record."""

@@ -83,6 +83,12 @@ class Release(Request):
     session: str = Field(max_length=64)
 
 
+class Resume(Request):
+    """Let a session go on that its plan has paused."""
+
+    session: str = Field(max_length=64)
+
+
 class SetRisk(Request):
     """Say how far a session is from what is usual."""
 
@@ -197,6 +203,7 @@ VERBS: dict[str, tuple[type[Request], bool, bool]] = {
     "deny": (Deny, False, False),
     "enroll": (Enroll, False, False),
     "watch": (Watch, False, False),
+    "resume": (Resume, False, False),
     "doctor": (Doctor, False, False),
     "release": (Release, False, True),
     "risk": (SetRisk, False, True),

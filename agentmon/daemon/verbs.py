@@ -30,6 +30,7 @@ from agentmon.daemon.requests import (
     Release,
     Reload,
     Request,
+    Resume,
     SetRisk,
     Step,
     Summary,
@@ -42,6 +43,7 @@ from agentmon.engine import Session
 from agentmon.engine.plans import states_of
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
 from agentmon.host import process
+from agentmon.host.freeze import thaw
 from agentmon.kernel import canary
 from agentmon.model.conditions import Risk
 from agentmon.model.events import ProcessKey
@@ -97,6 +99,8 @@ class Verbs:
                 return self._release(request)
             case Reload():
                 return self._reload(caller.peer, request)
+            case Resume():
+                return self._resume(caller, request)
             case Step():
                 return self._step(caller, request)
             case SetRisk():
@@ -185,7 +189,9 @@ class Verbs:
             return {}
         steps = plan.compiled.steps
         states = self._daemon.monitor.steps(session.slot, len(steps))
-        return {"plan": plan.compiled.name, "steps": states_of(plan.compiled, states)}
+        return {
+            "plan": plan.compiled.name, "steps": states_of(plan.compiled, states), "paused": session.paused or None,
+        }  # fmt: skip
 
     def _counters(self) -> dict[str, int]:
         daemon = self._daemon
@@ -300,6 +306,21 @@ class Verbs:
         session.count_blocked(record)
         daemon.settle()
         raise RefusedError(said, "denied")
+
+    def _resume(self, caller: Caller, request: Resume) -> dict[str, Any]:
+        daemon = self._daemon
+        session = self._live(self._known(request.session, caller).id)
+        keys = daemon.members(session)
+        session.paused = ""
+        thaw(keys)
+        daemon.report(
+            Record(
+                time.time_ns(), "session", session.id, uid=session.uid, operation="resumed",
+                detail=f"by uid {caller.peer.uid}",
+            )
+        )  # fmt: skip
+        daemon.settle()
+        return {"session": session.id, "processes": len(keys)}
 
     def _marked(self, session: Session, pid: int, *, parent: bool) -> ProcessKey:
         """Who is marked: the sender, or who runs it."""

@@ -106,6 +106,26 @@ class Warn:
     record: Record
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Something was against the plan, and the step says so: stop the session until somebody lets it go on."""
+
+    session: Session
+    why: str
+
+
 Command = (
-    SetRisk | Warn | Tell | Park | Settle | Unpark | Report | Mismatch | Kill | ResolveScript | Recount | EndSession
+    Pause
+    | SetRisk
+    | Warn
+    | Tell
+    | Park
+    | Settle
+    | Unpark
+    | Report
+    | Mismatch
+    | Kill
+    | ResolveScript
+    | Recount
+    | EndSession
 )

@@ -17,6 +17,7 @@ from agentmon.engine.commands import (
     Kill,
     Mismatch,
     Park,
+    Pause,
     Recount,
     Report,
     ResolveScript,
@@ -248,6 +249,8 @@ class Engine:
         session.did(record)
         if verdict >= _DENY:
             self._blocked(session, event, record)
+            if event.reason >= Reason.PLAN_RULE and view.plan is not None and view.plan.pauses(event.step):
+                commands.append(Pause(session, record.reason))
             if event.held and event.reason in _NOT_HELD:
                 waiter = waiter_of(event)
                 if self.holds.missed(waiter):
@@ -431,6 +434,8 @@ class Engine:
             now_ns, "step", session.id, key.pid, key.start_ns, session.uid, process.comm if process else "",
             word or event.what.name.lower(), name, "deny" if event.what is Stepping.REFUSED else "", detail=detail,
         )  # fmt: skip
+        if event.what is Stepping.REFUSED and view.plan is not None and view.plan.pauses(event.step):
+            return [Report(record), Pause(session, detail)]
         return [Report(record)]
 
     def _remember_exit(self, pid: int, session_id: str, now_ns: int) -> None:

@@ -45,6 +45,12 @@ class PlanView:
         """Of a step; empty for none."""
         return self.compiled.steps[step].id if 0 <= step < len(self.compiled.steps) else ""
 
+    def pauses(self, step: int) -> bool:
+        """Whether what is against this step (or outside of all) stops the session."""
+        if 0 <= step < len(self.compiled.steps):
+            return self.compiled.steps[step].on_violation == "pause"
+        return self.compiled.on_violation == "pause"
+
 
 @dataclass(slots=True)
 class Progress:

@@ -128,6 +128,7 @@ class Session:
     names: dict[bytes, str] = field(default_factory=dict)  # address -> the name that it was asked for last
     ended_ns: int = 0
     progress: Progress | None = None  # in its plan
+    paused: str = ""  # why it was stopped
     #: Oldest first, each with its number; what was read apart from the rest.
     deeds: deque[tuple[int, Record]] = field(default_factory=lambda: deque(maxlen=DEEDS))
     reads: deque[tuple[int, Record]] = field(default_factory=lambda: deque(maxlen=DEEDS))

@@ -62,6 +62,7 @@ class CompiledPlan:
     steps: tuple[StepInfo, ...]
     ways: tuple[int, ...]
     closed: tuple[int, ...]  # OPERATION_SLOTS
+    on_violation: str = "deny"  # outside of all steps
 
     def ways_of(self, steps: int) -> int:
         """The ways that start any of some steps."""

@@ -108,7 +108,9 @@ def compile_plan(bound: BoundPlan) -> CompiledPlan:
         for operation in OPERATIONS:
             if part.defaults[operation] >= Action.HOLD:
                 closed[operation] |= 1 << number
-    return CompiledPlan(bound.plan.name, infos, tuple(way.step for way in bound.ways), tuple(closed))
+    return CompiledPlan(
+        bound.plan.name, infos, tuple(way.step for way in bound.ways), tuple(closed), bound.plan.on_violation.value
+    )
 
 
 def rules_by_steps(plan: Plan) -> tuple[tuple[Rule, int], ...]:

@@ -197,3 +197,28 @@ def test_a_bad_plan_is_refused_with_its_place(served: Host, policy: Path, tools:
     missing = served.agentmon("run", "-p", policy, "--plan", "nothing", "--", "echo", "on")
     assert missing.returncode == 3
     assert "nothing: there is no such file" in missing.stderr
+
+
+def test_a_violation_pauses_the_session_until_it_is_let_go_on(served: Host, policy: Path, tools: Path) -> None:
+    file = tools / "plan.yaml"
+    file.write_text(file.read_text().replace("plan: release", "plan: release\non-violation: pause"))
+    words = ["run", "-p", policy, "--plan", file, "--", tools / "agent", "-c"]
+    agent = served.spawn(
+        *words, f"echo one; {tools}/push -c 'exit 0'; sleep 1; echo two", stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    assert agent.stdout
+
+    def paused() -> list[dict[str, str]]:
+        return [s for s in served.json("ps")["sessions"] if s.get("paused")]
+
+    wait_for(paused, "the session to be paused")
+    [session] = paused()
+    assert session["paused"] == "step push may not begin yet: it comes after build"
+    assert "PAUSED" in served.agentmon("ps").stdout
+    done = served.agentmon("resume", session["session"])
+    assert done.returncode == 0, done.stderr
+    assert agent.stdout.read() == "one\ntwo\n"
+    agent.wait()
+    told = [r["operation"] for r in records(served, session["session"]) if r["kind"] == "session"]
+    assert told == ["enrolled", "paused", "resumed", "ended"]

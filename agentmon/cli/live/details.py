@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 from agentmon.cli import watched
 from agentmon.cli.live.approvals import Approval
@@ -44,6 +45,17 @@ def _facts(facts: Iterable[tuple[str, object]]) -> Text:
 
 def _lines(*lines: str) -> Text:
     return [("", line) for line in lines]
+
+
+def _plan(session: dict[str, Any]) -> str:
+    """Its name, and which step is where."""
+    if "plan" not in session:
+        return ""
+    by_state: dict[str, list[str]] = {}
+    for step in session["steps"]:
+        by_state.setdefault(step["state"], []).append(step["step"])
+    said = "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items())
+    return f"{session['plan']} ({said})" + (", PAUSED" if session.get("paused") else "")
 
 
 def _when(time_ns: int) -> str:
@@ -120,6 +132,7 @@ def of_item(it: Item, state: State) -> Text:
             ("started", _when(session["started_ns"])),
             ("risk", session.get("risk", "")),
             *watched.facts(session.get("fingerprint")),
+            ("plan", _plan(session)),
             ("processes", session["process_count"]),
             ("recorded", f"{session['decisions']} decisions, {recorded:.1f}/s"),
             ("blocked", f"{session['blocked']}, {blocked:.1f}/s"),

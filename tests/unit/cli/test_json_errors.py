@@ -37,6 +37,7 @@ CASES = [
     ("why --last many", 64, "many"),
     ("ask hello", 1, "no daemon answers"),
     ("step begin fetch", 1, "no daemon answers"),
+    ("resume s-1", 1, "no daemon answers"),
     ("step pause fetch", 64, "pause"),
     ("approvals", 1, "no daemon answers"),
     ("approve a-1", 1, "no daemon answers"),
