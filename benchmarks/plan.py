@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``./dev bench plan``: time to infer and to load a plan; and how well plans of some sessions fit others of the task.
+"""``./dev bench plan``: what a plan adds to a decision; time to infer and to load one; how well it fits other sessions.
 
 For each task of real agents' sessions, a plan is inferred from half of the sessions, and the commands of the others are
 put to the tracker: what it denies is denied wrongly. Then commands that are foreign to the task are put in at random
@@ -27,7 +27,7 @@ from agentmon.plan.infer.write import to_yaml
 from agentmon.plan.load import load_text
 from agentmon.plan.track import Tracker
 from agentmon.policy.rules import Variables
-from benchmarks import _cases
+from benchmarks import _cases, _plan_cost
 from benchmarks._common import Goal, Report, arguments, finish, host, summary
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -270,7 +270,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="folder with the data (default: ../shared/data)")
     options = parser.parse_args()
     report, facts = Report("plan"), host()
-    parts = {"times": partial(times, commands=list(made()), rounds=options.rounds or ROUNDS)}
+    parts = {"decision": partial(_plan_cost.decision, rounds=options.rounds)}
+    parts |= {"times": partial(times, commands=list(made()), rounds=options.rounds or ROUNDS)}
     if all((options.data / _cases.FILES[name]).exists() for name in (_cases.SESSIONS, _cases.SNIPPETS)):
         parts["sessions"] = partial(sessions, data=options.data)
     else:
