@@ -98,8 +98,10 @@ class Holding:
         """In the thread."""
         why = ""
         try:
-            self._watch_over()
+            if self._warden is None:
+                self._watch_over()
             self._parking.park(waiter.process)
+            self._watch_over()  # again, but not first: who is to be frozen has half a second
         except (ParkingError, OSError) as error:
             why = f"it cannot be held: {error}"
         loop.call_soon_threadsafe(self._parked, waiter, why)
