@@ -128,6 +128,8 @@ def test_who_is_interrupted_waits_no_more(served: Host, sink: Sink, to_sink: Pat
     """
     running = agent(served, to_sink, script, sink.port)
     question = asked(served)[0]
+    # before it is frozen, its handler takes the signal, and the call restarts
+    wait_for(lambda: "agentmon-held" in Path(f"/proc/{question['pid']}/cgroup").read_text(), "it to be frozen")
     os.kill(question["pid"], signal.SIGINT)
     status, said = finish(running)
     assert (status, said.splitlines()[0]) == (0, "gave up"), said
