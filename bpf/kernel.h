@@ -128,6 +128,7 @@ struct path {
 };
 
 struct file {
+	long long f_pos;
 	fmode_t f_mode;
 	unsigned int f_flags;
 	struct path f_path;
@@ -261,6 +262,7 @@ struct linux_binprm {
 };
 
 struct pt_regs {
+	unsigned long r10, r8;
 	unsigned long bx;
 	unsigned long cx;
 	unsigned long di;

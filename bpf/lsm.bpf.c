@@ -32,6 +32,7 @@
 #define AM_TIER AM_TIER_LSM
 #include "exec.bpf.h"
 #include "mark.bpf.h"
+#include "write.bpf.h"
 #include "net.bpf.h"
 #include "guard.bpf.h"
 #include "unix.bpf.h"

@@ -20,6 +20,7 @@
 #define AM_REACT
 #include "exec.bpf.h"
 #include "mark.bpf.h"
+#include "write.bpf.h"
 #include "net.bpf.h"
 #include "unix.bpf.h"
 
@@ -45,15 +46,6 @@ char LICENSE[] SEC("license") = "GPL";
 #define IORING_OP_SOCKET 45
 #define IORING_OP_URING_CMD 46
 #define IORING_OP_LISTEN 57
-
-static __always_inline __u64 file_of(struct task_struct *t, long fd)
-{
-	struct file **fds = t->files->fdt->fd;
-	__u64 f = 0;
-
-	bpf_probe_read_kernel(&f, sizeof(f), fds + (__u32)fd);
-	return f;
-}
 
 #include "late.bpf.h"
 

@@ -269,8 +269,7 @@ class Program:
         lib = library()
         _drain_log()
         if self.section == "syscall":
-            if lib.bpf_program__pin(self.pointer, path.encode()):
-                raise AttachError(f"cannot pin `{self.name}` at `{path}`: {_reason()}")
+            self.pin(path)
             return
         if self.section.startswith("cgroup/"):
             link = lib.bpf_program__attach_cgroup(self.pointer, cgroup_fd)
@@ -285,6 +284,11 @@ class Program:
         lib.bpf_link__destroy(link)  # the pin keeps it attached
         if failed:
             raise AttachError(f"cannot pin the link of `{self.name}` at `{path}`: {reason}")
+
+    def pin(self, path: str) -> None:
+        """Pins the program, attached or not. Raises AttachError."""
+        if library().bpf_program__pin(self.pointer, path.encode()):
+            raise AttachError(f"cannot pin `{self.name}` at `{path}`: {_reason()}")
 
 
 class Object:
@@ -397,6 +401,25 @@ def missed_runs(pinned_link: str) -> int:
         os.close(link)
         if program >= 0:
             os.close(program)
+
+
+def attach_pinned(program: str, link: str) -> None:
+    """Attaches a pinned program (LSM, or of a BTF tracepoint) to what it was loaded for, and pins the link.
+
+    Raises AttachError.
+    """
+    lib = library()
+    fds: list[int] = []
+    try:
+        fds.append(lib.bpf_obj_get(program.encode()))
+        if fds[0] >= 0:
+            fds.append(lib.bpf_raw_tracepoint_open(None, fds[0]))
+        if fds[-1] < 0 or lib.bpf_obj_pin(fds[-1], link.encode()):
+            raise AttachError(f"cannot attach the pinned program `{program}`: {os.strerror(ctypes.get_errno())}")
+    finally:
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
 
 class _TestRun(ctypes.Structure):

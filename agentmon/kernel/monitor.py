@@ -159,7 +159,7 @@ class Monitor:
         """Program name -> ``attached``, ``missing: reason`` or ``not needed: reason``."""
         states = objects.status(self._pins)
         for name, state in (self._states or {}).items():
-            if state != "attached":
+            if state != "attached" and name not in objects.ON_DEMAND:
                 states[name] = state
         return states
 
@@ -187,7 +187,13 @@ class Monitor:
 
     def install_policy(self, policy: CompiledPolicy) -> tuple[int, int]:
         """Writes a policy; returns (slot, generation). Raises KernelError if it does not fit."""
-        return self.tables.install(policy)
+        place = self.tables.install(policy)
+        try:
+            self._count_writes()
+        except KernelError:
+            self.tables.remove(place[0])
+            raise
+        return place
 
     def set_clock(self, slot: int, spans: Sequence[tuple[int, int]]) -> None:
         """What the time says of an installed policy: (until when of the boot clock in ns, the facts until then)."""
@@ -199,6 +205,10 @@ class Monitor:
         if users:
             raise KernelError(f"policy slot {slot} is in use by session slots {users}")
         self.tables.remove(slot)
+        self._count_writes()
+
+    def _count_writes(self) -> None:
+        objects.set_writes(self._pins, wanted=self.tables.counts_bytes())
 
     def open_session(self, policy_slot: int) -> tuple[int, int]:
         """A new live session under an installed policy; returns (slot, serial).

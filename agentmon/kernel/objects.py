@@ -43,6 +43,9 @@ IDLE_GROUPS = ("_ssh", "ssh")
 #: Milliseconds; what is held and not frozen by then is denied.
 PARK_MS = 500
 _ENUMERATOR = "mark_processes"
+#: They see each read and write of the host: attached while a plan asks for them (``bpf/write.bpf.h``).
+ON_DEMAND = frozenset({"write_check", "map_check", "write_exit"})
+NOT_ASKED = "not needed: no plan counts what is written"
 #: Is called, and attached to nothing.
 MARK_STEP = "mark_step"
 _FILES = {Tier.LSM: "lsm.bpf.o", Tier.REACT: "react.bpf.o"}
@@ -146,6 +149,11 @@ class Pins:
         """The pinned iterator: reading it marks processes."""
         return self.links / _ENUMERATOR
 
+    @property
+    def programs(self) -> Path:
+        """What is attached on demand."""
+        return self.directory / "programs"
+
 
 def pins_of(root: Path, tier: Tier) -> Pins:
     """The pins that the built object of ``tier`` would have under ``root``."""
@@ -219,10 +227,15 @@ def load(
         obj.load()
         pins.maps.mkdir(parents=True)
         pins.links.mkdir()
+        pins.programs.mkdir()
         obj.pin_maps(str(pins.maps))
         cgroup = os.open(host.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for name, program in obj.programs.items():
             if name in skip:
+                continue
+            if name in ON_DEMAND:
+                program.pin(str(pins.programs / name))
+                state[name] = NOT_ASKED
                 continue
             try:
                 program.attach_and_pin(str(pins.links / name), cgroup)
@@ -248,11 +261,21 @@ def status(pins: Pins) -> dict[str, str]:
         return {
             name: "attached"
             if (pins.links / name).exists()
-            else needless().get(name, "missing: its link is not pinned")
+            else needless().get(name, NOT_ASKED if name in ON_DEMAND else "missing: its link is not pinned")
             for name in obj.programs
         }
     finally:
         obj.close()
+
+
+def set_writes(pins: Pins, *, wanted: bool) -> None:
+    """Attaches what counts bytes, or detaches it. Raises AttachError."""
+    for program in sorted(pins.programs.iterdir()) if pins.programs.is_dir() else ():
+        link = pins.links / program.name
+        if wanted and not link.exists():
+            libbpf.attach_pinned(str(program), str(link))
+        elif not wanted and link.exists():
+            link.unlink()
 
 
 def remove(directory: Path) -> None:

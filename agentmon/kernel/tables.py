@@ -59,6 +59,7 @@ PLAN = struct.Struct(
     f"={MAX_STEPS}Q{MAX_STEPS}Q{4 * MAX_STEPS}Q{MAX_STEPS}Q{MAX_STEPS}Q{2 * MAX_STEPS}Q2Q3Q{MAX_STEPS}I{MAX_STEPS}I"
     f"{MAX_STEPS + 1}I2I4x{MAX_WAYS}s{MAX_STEPS + 8}s"
 )
+_MAX_WRITE = 7 * MAX_STEPS
 #: ``struct am_step``, and what is before it in ``struct am_steps``
 STEP = struct.Struct("=IIQQI4x")
 STEPS_HEAD = struct.Struct("=5Q")
@@ -333,6 +334,15 @@ class Tables:
     def part_generations(self, slot: int) -> tuple[int, ...]:
         """The generations of the parts of a policy's plan, as in `PlanTables.parts`."""
         return tuple(self._installed[part].generation for part in self._installed[slot].parts)
+
+    def counts_bytes(self) -> bool:
+        """Whether a step of any plan limits what is written."""
+        for slot, installed in self._installed.items():
+            value = self._maps["plans"].lookup(U32.pack(slot)) if installed.parts else None
+            limits = PLAN.unpack(value)[_MAX_WRITE : _MAX_WRITE + MAX_STEPS] if value else ()
+            if any(limit != NO_LIMIT for limit in limits):
+                return True
+        return False
 
     def _parts_of(self, slot: int) -> tuple[int, ...]:
         """What an earlier process installed for the plan of a policy."""

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * max-write of a step: how much is written to regular files. These programs see every read and write of the host, so user space
+ * attaches them only while a plan asks for it.
+ *
+ * LSM: before it happens, to the byte, by what the system call asks for; a short write gives nothing back. The parts of a
+ * writev() are read from memory that another thread may change meanwhile. Calls that are not known (io_submit, io_uring) are
+ * refused. React: after it has happened, by what was really written; then the process ends. A shared mapping of a file
+ * that is open for writing counts whole when it is made.
+ */
+#ifndef AGENTMON_WRITE_H
+#define AGENTMON_WRITE_H
+
+#include "plan.bpf.h"
+
+#define AM_MAY_WRITE 2
+#define AM_MAP_SHARED 1
+#define AM_MAP_TYPE 3 /* MAP_SHARED_VALIDATE: sharing too */
+#define AM_FMODE_WRITE 2
+#define AM_TS_COMPAT 2
+#define AM_ANY_SIZE (~0ULL >> 1)
+
+static __always_inline __u64 file_of(struct task_struct *t, long fd)
+{
+	struct file **fds = t->files->fdt->fd;
+	__u64 f = 0;
+
+	bpf_probe_read_kernel(&f, sizeof(f), fds + (__u32)fd);
+	return f;
+}
+
+static __always_inline bool is_regular(__u64 file)
+{
+	struct inode *i = file ? am_load(struct file, (struct file *)file, f_inode) : NULL;
+
+	return i && (am_load(struct inode, i, i_mode) & S_IFMT_) == S_IFREG_;
+}
+
+/*
+ * Counts bytes in the step of a process. Returns 0, or what becomes of it (enum am_action). `done`: they are written. Global, so
+ * that the verifier looks at it once.
+ */
+__noinline int count_bytes(const struct am_actor *a, __u64 bytes, __u32 done)
+{
+	struct am_steps *state;
+	struct am_plan *plan;
+	__u64 at, serial, most;
+	__u32 id;
+
+	if (!a || !a->proc.step)
+		return 0;
+	id = a->policy;
+	serial = a->proc.serial;
+	at = a->proc.step - 1;
+	am_bound(at, 63);
+	plan = bpf_map_lookup_elem(&plans, &id);
+	state = bpf_map_lookup_elem(&steps, &serial);
+	if (!plan || !state)
+		return AM_DENY;
+	most = plan->max_write[at];
+	if (most == ~0ULL)
+		return 0;
+	if (bytes > AM_ANY_SIZE)
+		bytes = AM_ANY_SIZE;
+	if (bytes <= most && __sync_fetch_and_add(&state->step[at].written, bytes) + bytes <= most)
+		return 0;
+	if (bytes <= most && !done)
+		__sync_fetch_and_add(&state->step[at].written, -bytes);
+	return sure_action(plan, at);
+}
+
+/* What comes of it for who writes. Not inlined: see report_bare(). Returns -EPERM if it is refused. */
+static __noinline int write_bytes(__u64 bytes, __u32 done)
+{
+	struct am_actor a = {};
+	__u32 verdict;
+
+	if (identify(&a) != 1 || !a.proc.step || a.doomed)
+		return 0; /* who is not known was refused the open */
+	verdict = a.out ? a.part : count_bytes(&a, bytes, done);
+	if (verdict < AM_HOLD)
+		return 0;
+	report_bare(&a, AM_WRITE, verdict,
+		    am_by(AM_NO_RULE, a.out ? (__u32)a.out : (__u32)AM_PLAN_BYTES),
+		    done || verdict == AM_KILL ? AM_F_KILLED : 0);
+	count(AM_C_BLOCKED);
+	if (done || verdict == AM_KILL)
+		kill_current();
+	return -EPERM;
+}
+
+/* Whether the process is in a step at all: most are not. */
+static __always_inline bool steps_on(struct task_struct *t)
+{
+	struct am_proc_key k = {};
+	struct am_proc *p;
+
+	k.tgid = t->tgid;
+	k.start_ns = t->group_leader->start_boottime;
+	p = bpf_map_lookup_elem(&procs, &k);
+	return p && p->step;
+}
+
+#ifndef AM_REACT
+
+struct am_adding {
+	__u64 at, left, sum;
+};
+
+static long add_part(__u32 i, struct am_adding *a)
+{
+	__u64 part[2] = {};
+
+	if (i >= a->left)
+		return 1;
+	if (bpf_probe_read_user(part, sizeof(part), (void *)(a->at + i * sizeof(part)))) {
+		a->sum = AM_ANY_SIZE;
+		return 1;
+	}
+	a->sum += part[1];
+	return 0;
+}
+
+/* What is left of a file from where a call copies; of anything else, all that is asked for. */
+static __always_inline __u64 left_of(struct task_struct *t, long fd, __u64 offset, __u64 asked)
+{
+	__u64 f = file_of(t, fd), pos = 0, size;
+	struct inode *i;
+
+	if (!is_regular(f))
+		return asked;
+	if (offset)
+		bpf_probe_read_user(&pos, sizeof(pos), (void *)offset);
+	else
+		pos = am_load(struct file, (struct file *)f, f_pos);
+	i = am_load(struct file, (struct file *)f, f_inode);
+	size = am_load(struct inode, i, i_size);
+	size = pos < size ? size - pos : 0;
+	return asked < size ? asked : size;
+}
+
+/* How much the system call under way asks to write. */
+static __noinline __u64 asked_bytes(struct task_struct *t)
+{
+	struct pt_regs *r = (void *)bpf_task_pt_regs(t);
+	struct am_adding parts = {};
+
+	if (t->thread_info.status & AM_TS_COMPAT) {
+		switch (r->orig_ax) {
+		case 4: /* write, pwrite64 */
+		case 181:
+			return (__u32)r->dx;
+		}
+		return AM_ANY_SIZE;
+	}
+	switch (r->orig_ax) {
+	case 1: /* write, pwrite64 */
+	case 18:
+		return r->dx;
+	case 20: /* writev, pwritev, pwritev2 */
+	case 296:
+	case 328:
+		parts.at = r->si;
+		parts.left = r->dx;
+		bpf_loop(1024, add_part, &parts, 0);
+		return parts.sum;
+	case 40: /* sendfile */
+		return left_of(t, r->si, r->dx, r->r10);
+	case 326: /* copy_file_range */
+		return left_of(t, r->di, r->si, r->r8);
+	case 275: /* splice, from a pipe */
+		return r->r8;
+	}
+	return AM_ANY_SIZE;
+}
+
+SEC("lsm/file_permission")
+int BPF_PROG(write_check, struct file *f, int mask)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+
+	if (!(mask & AM_MAY_WRITE) || !steps_on(t) || !is_regular((__u64)f))
+		return 0;
+	return write_bytes(asked_bytes(t), 0);
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(map_check, struct file *f, unsigned long asked, unsigned long prot,
+	     unsigned long flags)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+	struct pt_regs *r = (void *)bpf_task_pt_regs(t);
+
+	if (!f || !(flags & AM_MAP_SHARED) || !steps_on(t) || !(f->f_mode & AM_FMODE_WRITE) ||
+	    !is_regular((__u64)f))
+		return 0;
+	return write_bytes(t->thread_info.status & AM_TS_COMPAT ? (__u32)r->cx : r->si, 0);
+}
+
+#else
+
+/* The descriptor that a call has written to; -1: it writes to none. */
+static __always_inline long written_to(const struct pt_regs *r, bool compat)
+{
+	if (compat) {
+		switch (r->orig_ax) {
+		case 4: /* write, writev, pwrite64, sendfile, sendfile64, pwritev, pwritev2 */
+		case 146:
+		case 181:
+		case 187:
+		case 239:
+		case 334:
+		case 379:
+			return (__u32)r->bx;
+		case 313: /* splice, copy_file_range */
+		case 377:
+			return (__u32)r->dx;
+		}
+		return -1;
+	}
+	switch (r->orig_ax) {
+	case 1: /* write, pwrite64, writev, sendfile, pwritev, pwritev2 */
+	case 18:
+	case 20:
+	case 40:
+	case 296:
+	case 328:
+		return (__u32)r->di;
+	case 275: /* splice, copy_file_range */
+	case 326:
+		return (__u32)r->dx;
+	}
+	return -1;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(write_exit, struct pt_regs *r, long ret)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+	bool compat = t->thread_info.status & AM_TS_COMPAT;
+	__u64 bytes = ret, f;
+	long fd;
+
+	if (ret <= 0 && ret > -4096)
+		return 0;
+	fd = written_to(r, compat);
+	if (fd < 0) {
+		/* mmap, of a file for all */
+		if (r->orig_ax != (compat ? 192 : 9))
+			return 0;
+		if (!((compat ? r->si : r->r10) & AM_MAP_SHARED))
+			return 0;
+		fd = compat ? (__u32)r->di : (__u32)r->r8;
+		bytes = compat ? (__u32)r->cx : r->si;
+		if (fd == 0xffffffff || !steps_on(t))
+			return 0;
+		f = file_of(t, fd);
+		if (!f || !(am_load(struct file, (struct file *)f, f_mode) & AM_FMODE_WRITE))
+			return 0;
+	} else {
+		if (!steps_on(t))
+			return 0;
+		f = file_of(t, fd);
+	}
+	if (is_regular(f))
+		write_bytes(bytes, 1);
+	return 0;
+}
+
+#endif
+
+#endif
