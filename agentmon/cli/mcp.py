@@ -54,6 +54,24 @@ TOOLS: Final[list[dict[str, Any]]] = [
         "inputSchema": {"type": "object", "properties": {}, "additionalProperties": False},
         "annotations": {"readOnlyHint": True, "openWorldHint": False},
     },
+    {
+        "name": "step",
+        "title": "Begin or end a step of the plan",
+        "description": "If this session follows a plan with steps that are begun by a mark: say that you begin such a"
+        " step, or have ended it. What you do in between may only be what the step allows. A step that is not due"
+        " yet is refused, and the answer says what comes before it.",
+        "inputSchema": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "minLength": 1, "maxLength": 200, "description": "the step's name"},
+                "what": {"type": "string", "enum": ["begin", "end"]},
+                "failed": {"type": "boolean", "description": "with `end`: it did not succeed"},
+            },
+            "required": ["name", "what"],
+            "additionalProperties": False,
+        },
+        "annotations": {"readOnlyHint": False, "destructiveHint": False, "openWorldHint": False},
+    },
 ]
 
 
@@ -65,7 +83,7 @@ def register(subparsers: Any) -> None:
         "give an agent program `why` and `ask` as tools (MCP over standard input and output)",
         """
         A server of the Model Context Protocol that an agent program starts inside its fence
-        (docs/agents.md). Tools: `why`, `ask`, `answers`. They are what the verbs of these names are,
+        (docs/agents.md). Tools: `why`, `ask`, `answers`, `step`. They are what the verbs of these names are,
         for the session that the server runs in, and no more.
         """,
         """
@@ -199,7 +217,16 @@ def _answers(call: Callable[..., dict[str, Any]], _: dict[str, Any]) -> str:
     return "\n".join(line for question in questions for line in telling.answer(question)) or "No question was asked."
 
 
-_TOOLS: Final = {"why": _why, "ask": _ask, "answers": _answers}
+def _step(call: Callable[..., dict[str, Any]], arguments: dict[str, Any]) -> str:
+    name, what, failed = arguments.get("name"), arguments.get("what"), arguments.get("failed", False)
+    if not isinstance(name, str) or what not in ("begin", "end") or not isinstance(failed, bool):
+        raise BadCallError(INVALID_PARAMS, "`name` is a text, `what` is `begin` or `end`, `failed` is true or false")
+    # who started this server is the agent
+    call("step", name=name, ends=what == "end", status=int(failed), parent=True)
+    return f"Step {name} has begun." if what == "begin" else f"Step {name} has ended."
+
+
+_TOOLS: Final = {"why": _why, "ask": _ask, "answers": _answers, "step": _step}
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -27,6 +27,10 @@ def server(asked: list[tuple[str, dict[str, Any]]]) -> Server:
             return {"session": "s-1", "policy": "p", "denials": [DENIAL] if arguments["limit"] > 1 else []}
         if verb == "asked":
             return {"questions": [ANSWER]}
+        if verb == "step":
+            if arguments["name"] == "push":
+                raise RefusedError("step push may not begin yet: it comes after build")
+            return {"session": "s-1", "step": arguments["name"], "ends": arguments["ends"]}
         if arguments["text"] == "again?":
             raise RefusedError("too many questions at once")
         return {"question": "q-7"}
@@ -80,6 +84,19 @@ def test_questions_are_asked_and_their_answers_read(server: Server) -> None:
     assert (text.startswith("Asked, as q-7."), failed) == (True, False)
     assert told(server, "ask", question="again?") == ("too many questions at once", True)
     assert told(server, "answers") == ("q-1: may I?\n  yes,\n  once", False)
+
+
+def test_a_step_is_begun_and_ended(server: Server, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    assert told(server, "step", name="fetch", what="begin") == ("Step fetch has begun.", False)
+    assert told(server, "step", name="fetch", what="end", failed=True) == ("Step fetch has ended.", False)
+    assert told(server, "step", name="push", what="begin") == (
+        "step push may not begin yet: it comes after build",
+        True,
+    )
+    assert [arguments for _, arguments in asked][:2] == [
+        {"name": "fetch", "ends": False, "status": 0, "parent": True},
+        {"name": "fetch", "ends": True, "status": 1, "parent": True},
+    ]
 
 
 def test_ping(server: Server) -> None:
