@@ -42,8 +42,8 @@ def request(method: str, number: object = 1, **params: object) -> dict[str, obje
     return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
 
 
-def told(server: Server, name: str, **arguments: object) -> tuple[str, bool]:
-    reply = server.message(request("tools/call", name=name, arguments=arguments))
+def told(server: Server, tool: str, **arguments: object) -> tuple[str, bool]:
+    reply = server.message(request("tools/call", name=tool, arguments=arguments))
     assert reply is not None
     ((content,), failed) = reply["result"]["content"], reply["result"]["isError"]
     assert content["type"] == "text"
@@ -64,7 +64,7 @@ def test_its_tools_have_schemas(server: Server) -> None:
     reply = server.message(request("tools/list"))
     assert reply is not None
     tools = reply["result"]["tools"]
-    assert [tool["name"] for tool in tools] == ["why", "ask", "answers"]
+    assert [tool["name"] for tool in tools] == ["why", "ask", "answers", "step"]
     for tool in tools:
         assert tool["description"]
         assert tool["inputSchema"]["type"] == "object"
