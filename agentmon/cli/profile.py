@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentmon.fingerprint.baseline import Baseline
     from agentmon.fingerprint.document import Agent
     from agentmon.fingerprint.store import Store
-    from agentmon.fingerprint.training import Recorded
+    from agentmon.fingerprint.training import Recorded, Tier
 
 DIRECTORY = Path("/var/lib/agentmon/profiles")
 NAME_HELP = "the baseline's name"
@@ -123,6 +123,11 @@ def _store(args: argparse.Namespace) -> Store:
 
 def sessions(args: argparse.Namespace) -> list[Recorded]:
     """The sessions that were asked for, as tokens, oldest first. Raises `AgentmonError`."""
+    return _sessions(args)[0]
+
+
+def _sessions(args: argparse.Namespace) -> tuple[list[Recorded], Tier]:
+    """The same, and the tier that all daemons of the log were in; empty if they were in several."""
     from agentmon.audit.read import read
     from agentmon.fingerprint.tokens import Tokens
     from agentmon.fingerprint.training import Recorded
@@ -131,8 +136,11 @@ def sessions(args: argparse.Namespace) -> list[Recorded]:
     named = not {"all", "last"} & set(args.sessions)
     found: dict[str, tuple[Tokens, Recorded]] = {}
     ended: set[str] = set()
+    tiers: set[str] = set()
     for record in read(path):
         name = record.session
+        if record.kind == "daemon" and record.operation == "started":
+            tiers.add(record.detail.removeprefix("tier "))
         if not name or name.startswith("slot-") or (named and name not in args.sessions):
             continue
         if record.kind == "session" and record.operation == "enrolled" and name in ended:
@@ -150,10 +158,11 @@ def sessions(args: argparse.Namespace) -> list[Recorded]:
             raise AgentmonError(f"there is no session `{name}` in the audit log `{path}`; see `agentmon audit log`")
     if not every:
         raise AgentmonError(f"the audit log `{path}` has no session; run one with `agentmon run`")
+    tier: Tier = "lsm" if tiers == {"lsm"} else "react" if tiers == {"react"} else ""
     if "all" in args.sessions:
-        return list(every.values())
+        return list(every.values()), tier
     wanted = {next(reversed(every)) if name == "last" else name for name in args.sessions}
-    return [session for name, session in every.items() if name in wanted]
+    return [session for name, session in every.items() if name in wanted], tier
 
 
 def hashed(path: Path | None) -> Agent | None:
@@ -197,7 +206,10 @@ def handle_train(args: argparse.Namespace) -> int:
     else:
         if not args.replace and args.name in store.names():
             raise AgentmonError(f"there is a baseline `{args.name}` already: --add to it, or --replace it")
-        baseline = train(args.name, sessions(args), agent=agent, network=args.network, check=not args.no_check, say=say)
+        found, tier = _sessions(args)
+        baseline = train(
+            args.name, found, agent=agent, tier=tier, network=args.network, check=not args.no_check, say=say
+        )
         baseline = store.save(baseline, replace=args.replace)
     _report(args, baseline)
     return 0
@@ -240,6 +252,7 @@ def _facts(baseline: Baseline) -> dict[str, Any]:
         "anchored": body.anchored,
         "acts": sum(len(s.groups) for s in body.sessions),
         "agent": body.agent.model_dump() if body.agent else None,
+        "tier": body.tier or None,
         "network": body.network is not None,
         "least_rate": baseline.calibration.least,
         "checked": [c.model_dump() for c in body.checked],
@@ -303,6 +316,7 @@ def handle_show(args: argparse.Namespace) -> int:
         return 0
     print(
         f"{baseline.name}, revision {baseline.body.revision}, of {baseline.body.created}: {len(normal.acts)} sessions"
+        f"{f', recorded in the {baseline.body.tier} tier' if baseline.body.tier else ''}"
     )
     total = sum(normal.acts) or 1
     listed = {"programs": normal.programs, "places": normal.places, "hosts": normal.hosts, "other acts": normal.others}

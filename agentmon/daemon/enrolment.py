@@ -18,7 +18,7 @@ from agentmon.daemon.policies import Prepared, Source
 from agentmon.daemon.requests import Enroll
 from agentmon.daemon.state import SessionState
 from agentmon.engine import Process, Progress, Session
-from agentmon.fingerprint.drift import changed_agent
+from agentmon.fingerprint.drift import changed_agent, other_tier
 from agentmon.fingerprint.store import check_name
 from agentmon.host import process
 from agentmon.host.freeze import Freezer
@@ -115,6 +115,8 @@ def enrol(daemon: Daemon, peer: Peer, request: Enroll) -> Enrolled:
         daemon.risks.watch(session, baseline, home)
         if request.agent is not None and (changed := changed_agent(baseline, request.agent.sha256)):
             notes.append(changed)
+        if other := other_tier(baseline, daemon.tier_word):
+            notes.append(other)
     try:
         daemon.holding.expect(prepared.bound, peer.uid)
         daemon.names.open(session.id, prepared.compiled)

@@ -35,7 +35,7 @@ def main() -> int:
     store, name = Store(Path(order["directory"]), shipped_directory()), order["name"]
     try:
         session = Recorded(order["session"], _tokens(order))
-        outcome = learning.learn(store, name, session, agent, order["enough"], lambda _: None)
+        outcome = learning.learn(store, name, session, agent, order["enough"], lambda _: None, order["tier"])
     except AgentmonError as error:
         print(error, file=sys.stderr)
         return 1

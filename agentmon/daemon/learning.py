@@ -106,7 +106,7 @@ class Learning:
         config = self._daemon.config
         more = {
             "directory": str(config.fingerprint.directory), "audit": str(self._daemon.audit.path),
-            "enough": config.fingerprint.learn_sessions,
+            "enough": config.fingerprint.learn_sessions, "tier": self._daemon.tier_word,
         }  # fmt: skip
         environment = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
         self._order, self._since_s = order, time.monotonic()

@@ -86,6 +86,7 @@ class Body(_Strict):
     created: Text
     agentmon: Text
     agent: Agent | None
+    tier: Literal["", "lsm", "react"]  # that all sessions were recorded in
     groups: list[Text]
     details: list[Text]
     sessions: Annotated[list[SessionData], Field(min_length=1)]

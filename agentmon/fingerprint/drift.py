@@ -131,6 +131,17 @@ def _extended(baseline: Baseline, sessions: Sequence[Recorded], scores: Sequence
     return extended
 
 
+def other_tier(baseline: Baseline, tier: str) -> str:
+    """What to say if the baseline was recorded where the kernel tells of other operations; else empty."""
+    recorded = baseline.body.tier
+    if not recorded or recorded == tier:
+        return ""
+    return (
+        f"baseline `{baseline.name}` was recorded in the {recorded} tier, and this is the {tier} tier: what only one of"
+        " them records is unusual; learn a new one here"
+    )
+
+
 def changed_agent(baseline: Baseline, sha256: str) -> str:
     """What to say if the agent's program is another than the baseline's; else empty."""
     agent = baseline.body.agent

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from agentmon.errors import AgentmonError
 from agentmon.fingerprint.document import Agent
-from agentmon.fingerprint.drift import DriftError, accept, changed_agent
+from agentmon.fingerprint.drift import DriftError, accept, changed_agent, other_tier
 from agentmon.fingerprint.store import Store
 from agentmon.fingerprint.tokens import Token
-from agentmon.fingerprint.training import LEAST_OF_SESSION, LEAST_WINDOWS, Recorded, to_go, train
+from agentmon.fingerprint.training import LEAST_OF_SESSION, LEAST_WINDOWS, Recorded, Tier, to_go, train
 
 #: Acts of one session that are collected; who never ends is learnt from by its beginning.
 MOST_ACTS = 50_000
@@ -60,18 +60,26 @@ def words(sessions: int, windows: int) -> str:
 
 
 def learn(
-    store: Store, name: str, session: Recorded, agent: Agent | None, enough: int, say: Callable[[str], None]
+    store: Store,
+    name: str,
+    session: Recorded,
+    agent: Agent | None,
+    enough: int,
+    say: Callable[[str], None],
+    tier: Tier = "",
 ) -> Outcome:
     """Learn from one session. ``enough``: sessions that make a first baseline. Raises `AgentmonError`."""
     if len(session.tokens) < LEAST_OF_SESSION:
         return Outcome("not-learnt", f"it has fewer than {LEAST_OF_SESSION} acts", *left(store, name, enough))
     if name in store.names():
-        return _on(store, name, session, agent)
-    return _first(store, name, session, agent, enough, say)
+        return _on(store, name, session, agent, tier)
+    return _first(store, name, session, agent, enough, say, tier)
 
 
-def _on(store: Store, name: str, session: Recorded, agent: Agent | None) -> Outcome:
+def _on(store: Store, name: str, session: Recorded, agent: Agent | None, tier: Tier) -> Outcome:
     baseline = store.load(name)
+    if tier and (other := other_tier(baseline, tier)):
+        return Outcome("not-learnt", other)
     if agent is not None and (changed := changed_agent(baseline, agent.sha256)):
         return Outcome("not-learnt", changed)
     try:
@@ -90,7 +98,13 @@ def _on(store: Store, name: str, session: Recorded, agent: Agent | None) -> Outc
 
 
 def _first(
-    store: Store, name: str, session: Recorded, agent: Agent | None, enough: int, say: Callable[[str], None]
+    store: Store,
+    name: str,
+    session: Recorded,
+    agent: Agent | None,
+    enough: int,
+    say: Callable[[str], None],
+    tier: Tier,
 ) -> Outcome:
     folder = store.directory / name / _FOLDER
     try:
@@ -109,7 +123,7 @@ def _first(
     if sessions or windows:
         return Outcome("collected", f"{words(sessions, windows)} to go{why}", sessions, windows)
     try:
-        baseline = store.save(train(name, found, agent=agent, say=say))
+        baseline = store.save(train(name, found, agent=agent, tier=tier, say=say))
     except AgentmonError as error:
         return Outcome("collected", f"no baseline yet: {error}{why}", 1, 0)
     for path in folder.iterdir():

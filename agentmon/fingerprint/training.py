@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Literal
 
 from agentmon import __version__
 from agentmon.errors import AgentmonError
@@ -35,6 +36,7 @@ LEAST_OF_SESSION = 8
 PROMISED = (0.01, 0.05, 0.1, 0.2)
 
 Say = Callable[[str], None]
+Tier = Literal["", "lsm", "react"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +103,16 @@ def train(
     sessions: Sequence[Recorded],
     *,
     agent: Agent | None = None,
+    tier: Tier = "",
     network: bool = False,
     check: bool = True,
     say: Say = lambda _: None,
 ) -> Baseline:
     """A new baseline.
 
-    ``network``: with a second model of sequences (needs numpy to score, too). ``check``: hold a quarter of the sessions
-    out once more, to see whether the promise holds. Raises `AgentmonError` where the data is not enough.
+    ``tier``: that all sessions were recorded in, if it was one. ``network``: with a second model of sequences (needs
+    numpy to score, too). ``check``: hold a quarter of the sessions out once more, to see whether the promise holds.
+    Raises `AgentmonError` where the data is not enough.
     """
     check_enough(sessions)
     fitting.need_sklearn()
@@ -118,7 +122,7 @@ def train(
         say("checking the promise on sessions held out")
         checked = _check(name, usable, network)
     fitted = _fit(usable, network, say)
-    return Baseline.of(fitted.body(name, agent, checked))
+    return Baseline.of(fitted.body(name, agent, checked, tier))
 
 
 @dataclass(slots=True)
@@ -134,14 +138,14 @@ class _Fitted:
     shape: Shape
     network: Network | None
 
-    def body(self, name: str, agent: Agent | None, checked: list[Checked]) -> Body:
+    def body(self, name: str, agent: Agent | None, checked: list[Checked], tier: Tier = "") -> Body:
         packed = None
         if self.network is not None:
             data = self.network.pack()
             packed = NetworkData(kinds=data["kinds"], arrays=[ArrayData(**a) for a in data["arrays"]])
         return Body(
             name=name, revision=1, created=f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}", agentmon=__version__,
-            agent=agent, groups=self.groups.names[1:], details=self.details, sessions=self.sessions,
+            agent=agent, tier=tier, groups=self.groups.names[1:], details=self.details, sessions=self.sessions,
             anchored=len(self.sessions), anchor=None, later=[], weights=self.weights, mean=self.mean, usual=self.usual,
             middle=list(self.shape.middle), scale=list(self.shape.scale), network=packed, checked=checked,
             precision=[list(row) for row in self.shape.precision],

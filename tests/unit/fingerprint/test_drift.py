@@ -10,7 +10,16 @@ import pytest
 from agentmon.errors import AgentmonError
 from agentmon.fingerprint.baseline import Baseline
 from agentmon.fingerprint.document import Agent
-from agentmon.fingerprint.drift import MOST, NOTICED, DriftError, accept, anchored_score, capital, changed_agent
+from agentmon.fingerprint.drift import (
+    MOST,
+    NOTICED,
+    DriftError,
+    accept,
+    anchored_score,
+    capital,
+    changed_agent,
+    other_tier,
+)
 from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.training import Recorded
 from tests.support.behaviour import MadeSession, made
@@ -76,3 +85,10 @@ def test_another_version_of_the_agent_is_told(baseline: Baseline) -> None:
     known = Baseline.of(baseline.body.model_copy(update={"agent": Agent(path="/usr/bin/agent", sha256="1" * 64)}))
     assert changed_agent(known, "1" * 64) == ""
     assert "train the baseline again" in changed_agent(known, "0" * 64)
+
+
+def test_a_baseline_of_the_other_tier_is_told(baseline: Baseline) -> None:
+    assert other_tier(baseline, "lsm") == ""  # nobody knows what it is of
+    known = Baseline.of(baseline.body.model_copy(update={"tier": "react"}))
+    assert other_tier(known, "react") == ""
+    assert "was recorded in the react tier, and this is the lsm tier" in other_tier(known, "lsm")

@@ -20,7 +20,7 @@ OLD, NEW = (Agent(path="/opt/agent", sha256=digit * 64) for digit in "12")
 
 
 def lesson(store: Store, session: Recorded, agent: Agent | None = None, enough: int = 12) -> Outcome:
-    return learn(store, "young", session, agent, enough, lambda _: None)
+    return learn(store, "young", session, agent, enough, lambda _: None, "react")
 
 
 def test_a_new_agent_has_a_stated_way_to_go(tmp_path: Path, recorded: Of) -> None:
@@ -38,6 +38,10 @@ def test_a_new_agent_has_a_stated_way_to_go(tmp_path: Path, recorded: Of) -> Non
     assert last.how == "trained"
     assert "baseline `young` of 12 sessions: at best one false alert in 13" in last.text
     assert len(store.load("young").body.sessions) == 12
+    assert store.load("young").body.tier == "react"
+    elsewhere = learn(store, "young", recorded(12, 8), None, 12, lambda _: None, "lsm")
+    assert elsewhere.how == "not-learnt"
+    assert "was recorded in the react tier, and this is the lsm tier" in elsewhere.text
     assert not (tmp_path / "profiles/young/learning").exists()
 
 
