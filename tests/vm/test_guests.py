@@ -52,11 +52,11 @@ OTHER = {
 #: What a kernel does may differ from the next one's: on the oldest and the newest.
 HOOKS = _files(
     "arguments", "bypasses_files", "bypasses_network", "deputies", "exec", "guarded", "limits", "names", "network",
-    "operations", "parking", "sockets", "stress", "tracking",
+    "operations", "parking", "plan", "sockets", "stress", "tracking",
 )  # fmt: skip
 #: The daemon and the command line are the same in both tiers, and are tested natively: here it is that they meet.
 MEET = (
-    *_files("agreement", "bypasses_processes", "bypasses_terminal", "names", "parking"),
+    *_files("agreement", "agreement_plan", "bypasses_processes", "bypasses_terminal", "names", "parking"),
     "tests/kernel/test_enroll.py::test_a_running_tree_is_fenced_and_released",
     "tests/kernel/test_hold_files.py::test_an_action_on_a_file_waits_and_goes_on[overwrite]",
     "tests/kernel/test_hold_files.py::test_an_action_on_a_file_waits_and_goes_on[rename]",
@@ -65,6 +65,7 @@ MEET = (
     "tests/kernel/test_hold_files.py::test_what_is_denied_has_not_happened",
     "tests/kernel/test_missing_programs.py::test_a_missing_program_makes_its_operations_blind[lsm-open_check]",
     "tests/kernel/test_missing_programs.py::test_every_program_is_known_here",
+    "tests/kernel/test_plan_run.py::test_a_run_follows_its_plan_and_is_told_why_not",
     "tests/kernel/test_resolver.py::test_an_address_is_denied_until_its_name_was_asked_for",
     "tests/kernel/test_run.py::test_a_denied_command_is_126_and_names_the_rule",
     "tests/kernel/test_run.py::test_a_denied_connect_is_eperm",
@@ -80,16 +81,17 @@ SHORT = {
     "6.1": Guest("6.1", PREEMPT, only=(*HOOKS, OTHER_TIER)),
     **OTHER,
 }
-# With AGENTMON_GUESTS=all, before a release: all of it on each kernel, in hours.
+# With AGENTMON_GUESTS=all, before a release: all of it on each kernel, in hours. But what needs more packages.
+NATIVE = _files("fingerprint", "plan_examples")
 AGENTS = _files("run", "enroll", "told", "top", "hold", "approvals", "parking", "fence_survives")
 DAEMONS = _files("missing_programs", "resolver", "other_resolvers", "reload_daemon")
 REACT = _files("exec", "hold", "hold_exec", "hold_open", "network", "operations", "tracking")
 ALL = {
     "6.12-agents": Guest("6.12", PREEMPT, only=AGENTS),
-    "6.1": Guest("6.1", PREEMPT, left_out=AGENTS + DAEMONS),
+    "6.1": Guest("6.1", PREEMPT, left_out=AGENTS + DAEMONS + NATIVE),
     "6.12-daemons": Guest("6.12", PREEMPT, only=DAEMONS),
-    "7.2": Guest("7.2", left_out=AGENTS + DAEMONS),
-    "6.12": Guest("6.12", PREEMPT, left_out=AGENTS + DAEMONS),
+    "7.2": Guest("7.2", left_out=AGENTS + DAEMONS + NATIVE),
+    "6.12": Guest("6.12", PREEMPT, left_out=AGENTS + DAEMONS + NATIVE),
     "6.1-react": Guest("6.1", f"lsm=landlock,yama {PREEMPT}", "react", REACT),
     "7.2-react": Guest("7.2", "lsm=landlock,yama", "react", REACT),
     **OTHER,
