@@ -20,8 +20,10 @@ def lines(denial: dict[str, Any]) -> list[str]:
     name = f" ({denial['name']})" if denial.get("name") else ""
     times = f" ({denial['times']} times)" if denial["times"] > 1 else ""
     how = "blocked, and the process killed" if denial["killed"] else "blocked"
-    rule = f"rule {denial['rule']}" if denial["rule"] else "the policy's default"
-    reason = f": {denial['reason']}" if denial["reason"] and denial["rule"] else ""
+    plan = denial.get("plan", False)
+    default = "the plan" if plan else "the policy's default"
+    rule = f"rule {denial['rule']}" + " of the plan" * plan if denial["rule"] else default
+    reason = f": {denial['reason']}" if denial["reason"] and (denial["rule"] or plan) else ""
     what = attempt(denial["operation"], _cut(denial["object"]))
     first = f"{what}{name} by {_cut(denial['comm']) or 'a process'}: {how}{times} by {rule}{reason}"
     return [clean(first), *(f"  allowed: {clean(_cut(line))}" for line in denial["instead"])]

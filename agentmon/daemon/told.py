@@ -13,7 +13,7 @@ from agentmon.daemon.callers import Caller
 from agentmon.daemon.requests import Answer, Approvals, Ask, Asked, Bookmark, Why
 from agentmon.engine import Denial, Question, Questions, Session
 from agentmon.model.operations import OPERATIONS, Operation
-from agentmon.model.records import Record
+from agentmon.model.records import BY_PLAN, Record
 from agentmon.policy.bind import BoundPolicy
 from agentmon.policy.instead import instead
 
@@ -171,8 +171,9 @@ def _denial(denial: Denial, allowed: _Allowed) -> dict[str, Any]:
         "number": denial.number, "time_ns": last.time_ns, "times": denial.times, "pid": last.pid, "comm": last.comm,
         "operation": last.operation, "object": last.object, "verdict": last.verdict,
         "killed": "killed" in last.flags.split(",") or last.verdict == "kill", "rule": last.rule, "reason": last.reason,
-        "name": last.host,
-        "instead": allowed[last.operation, last.rule],
+        "name": last.host, "plan": BY_PLAN in last.flags.split(","),
+        # of what the policy allows, the plan may forbid all
+        "instead": [] if BY_PLAN in last.flags.split(",") else allowed[last.operation, last.rule],
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from agentmon.engine.holds import Approval, Holds, Limits, Waiter, waiter_of
 from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, StepEvent, Stepping, What
 from agentmon.model.operations import Action, Operation, Reason
-from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, USED_UP, WOULD, Record
+from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, BY_PLAN, USED_UP, WOULD, Record
 
 _OPERATION = {int(operation): operation.word for operation in Operation}
 _ACTION = {int(action): action.word for action in Action}
@@ -245,6 +245,8 @@ class Engine:
             record = _would(session, view.observed, event, record)
         if view.mark:
             record = _marked(record, view)
+        if event.reason >= Reason.PLAN_RULE:
+            record = record._replace(flags=",".join(filter(None, [record.flags, BY_PLAN])))
         commands: list[Command] = [Report(record)]
         session.did(record)
         if verdict >= _DENY:

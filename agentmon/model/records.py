@@ -21,6 +21,9 @@ WOULD = "would-"
 #: Begins the flag of a decision by a policy that the session was put under later than its first.
 GENERATION = "generation-"
 
+#: The flag of a decision that the session's plan made, and not its policy.
+BY_PLAN = "plan"
+
 #: Begins the detail of a decision on an address that the session had asked for by a name.
 BY_NAME = "name "
 

@@ -222,3 +222,14 @@ def test_a_violation_pauses_the_session_until_it_is_let_go_on(served: Host, poli
     agent.wait()
     told = [r["operation"] for r in records(served, session["session"]) if r["kind"] == "session"]
     assert told == ["enrolled", "paused", "resumed", "ended"]
+
+
+def test_why_tells_the_agent(served: Host, policy: Path, tools: Path) -> None:
+    python = Path(sys.executable).resolve()
+    plan = (tools / "plan.yaml").read_text().replace("**/{sh,", f'{python}", "**/{{sh,')
+    (tools / "plan.yaml").write_text(plan)
+    done = run(
+        served, policy, tools, f"$T/push -c 'exit 0'; export PYTHONPATH={REPOSITORY}; {' '.join(served.command('why'))}"
+    )
+    assert "step push may not begin yet: it comes after build" in done.stdout
+    assert "allowed instead" not in done.stdout
