@@ -126,7 +126,7 @@ agentmon() {
     assert complete("deny", "a") == ["a-3"]
     assert complete("answer", "q") == ["q-1"]
     assert {"a-3", "--always", "--yes"} <= set(complete("approve", ""))
-    assert complete("r") == ["run", "reload", "release", "risk", "replay"]
+    assert complete("r") == ["run", "reload", "release", "resume", "risk", "replay"]
     assert complete("run", "--wor") == ["--workspace"]
     assert complete("run", "--workspace", "") == []
     policies = ["mine.yaml", "short.yml", "checks", "base", "coding-agent"]
