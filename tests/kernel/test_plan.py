@@ -6,8 +6,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import select
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -611,3 +613,58 @@ steps:
 def _map(fd: int, count: int) -> None:
     os.ftruncate(fd, 4096)
     mmap.mmap(fd, count).close()
+
+
+def test_a_step_reaches_the_hosts_that_it_names_and_no_others(fence: Fence, tier: Tier, tools: Path) -> None:
+    """By their addresses, as the resolver found them; the policy would let it reach all."""
+    from agentmon.policy.hosts import PolicyNames
+
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        plan = f"""
+plan: p
+steps:
+  - {{id: one, starts: mark, hosts: ["one.example:{port}"]}}
+  - {{id: two, starts: mark, hosts: ["two.example:{port}"], needs: one}}
+"""
+        read, told = os.pipe()
+
+        def body() -> list[int]:
+            found = []
+            for _ in range(4):
+                os.read(read, 1)
+                with socket.socket() as client:
+                    found.append(client.connect_ex(("127.0.0.1", port)))
+                os.write(done, b"x")
+            return found
+
+        back, done = os.pipe()
+        with fence.session(OPEN, plan=plan) as session:
+            monitor = session.monitor
+            monitor.serve_names(session.slot, resolver.getsockname()[1])
+            tables = session.compiled.plan
+            assert tables is not None
+            generation = monitor.tables.part_generations(session.policy_slot)[tables.part_of[0]]
+            entries = PolicyNames(tables.parts[tables.part_of[0]]).entries("one.example")
+            child = session.start(body)
+            [key] = session.live()
+
+            def attempt_once() -> None:
+                os.write(told, b"x")
+                assert select.select([back], [], [], 60)[0]
+                os.read(back, 1)
+
+            attempt_once()  # outside of all steps
+            assert monitor.mark_step(key, 0) is None
+            attempt_once()
+            monitor.grants.grant(session.serial, generation, [bytes(10) + b"\xff\xff\x7f\0\0\1"], entries, 60)
+            attempt_once()
+            assert monitor.mark_step(key, 0, ends=True) is None
+            assert monitor.mark_step(key, 1) is None
+            attempt_once()  # what another step was told is not this one's
+            outcome = session.finish(child)
+    assert outcome.value == [errno.EPERM, errno.EPERM, 0, errno.EPERM]
+    assert [(reason, step) for _, reason, step in blocked(outcome)] == [
+        ("PLAN_CLOSED", OUTSIDE), ("PLAN_CLOSED", 0), ("PLAN_CLOSED", 1),
+    ]  # fmt: skip

@@ -233,3 +233,26 @@ def test_why_tells_the_agent(served: Host, policy: Path, tools: Path) -> None:
     )
     assert "step push may not begin yet: it comes after build" in done.stdout
     assert "allowed instead" not in done.stdout
+
+
+def test_a_step_that_holds_waits_for_an_answer(served: Host, policy: Path, tools: Path) -> None:
+    """A program that comes too early is asked for; let go on, it begins its step."""
+    file = tools / "plan.yaml"
+    file.write_text(file.read_text().replace("plan: release", "plan: release\non-violation: hold"))
+    words = ["run", "-p", policy, "--plan", file, "--", tools / "agent", "-c", f"{tools}/push -c 'exit 0'; echo $?"]
+    agent = served.spawn(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def held() -> list[dict[str, str]]:
+        done = served.agentmon("approvals", "--json")
+        return [a for a in map(json.loads, done.stdout.splitlines()) if a.get("object") == str(tools / "push")]
+
+    wait_for(held, "somebody to be asked")
+    [asked] = held()
+    assert asked["reason"] == "step push may not begin yet: it comes after build"
+    done = served.agentmon("approve", asked["id"])
+    assert done.returncode == 0, done.stderr
+    assert agent.stdout
+    assert agent.stdout.read() == "0\n"
+    agent.wait()
+    steps = [(r["operation"], r["object"]) for r in records(served, asked["session"]) if r["kind"] == "step"]
+    assert steps == [("began", "push"), ("done", "push")]
