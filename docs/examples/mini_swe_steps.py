@@ -17,7 +17,9 @@ from typing import Any
 from minisweagent.environments.local import LocalEnvironment
 
 import agentmon
-from agentmon.errors import AgentmonError
+
+#: Statuses of a shell whose command could not be run, or was killed.
+REFUSED = (126, 128 + 9, -9, -1)
 
 
 class SteppedEnvironment(LocalEnvironment):
@@ -30,8 +32,8 @@ class SteppedEnvironment(LocalEnvironment):
             yield
 
     def execute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As ever; what was refused says so in its output."""
-        try:
-            return super().execute(*args, **kwargs)
-        except (PermissionError, AgentmonError) as error:
-            return {"output": f"refused: {error}; `agentmon why` tells more", "returncode": 126}
+        """As ever; after what looks like a refusal, how to find out more."""
+        result = super().execute(*args, **kwargs)
+        if result["returncode"] in REFUSED:
+            result["output"] += "\n(If that was refused, `agentmon why` says why, and which step is due.)\n"
+        return result
