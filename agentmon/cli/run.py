@@ -160,6 +160,8 @@ def _sum_up(summary: dict[str, Any], session: str) -> None:
     if summary["live"]:
         count = summary.get("process_count", 0)
         say(f"session `{session}` goes on with {count} process(es) in the background, fenced")
+    if rose := summary.get("rose"):
+        say(f"session `{session}`: its risk rose: {rose['detail']}: {rose['reason']}")
     if summary.get("observed"):
         say(
             f"session `{session}`: {summary['observed']} operation(s) would have been blocked; see `agentmon audit log`"

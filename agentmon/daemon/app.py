@@ -146,8 +146,7 @@ class Daemon:
 
     def _end(self) -> None:
         self.drain()
-        while self.risks.waiting:  # there may be an alert in it
-            self.execute_all(self.risks.turn(JUDGED_AT_ONCE))
+        self.judge()  # there may be an alert in it
         self.learning.end()
         self.holding.end("the daemon was stopped")
         # First the socket: whoever finds none starts a daemon of its own, which then finds the pins.
@@ -234,6 +233,11 @@ class Daemon:
         if self._judging:
             asyncio.get_running_loop().call_soon(self._judge)
         self.settle()
+
+    def judge(self) -> None:
+        """All that waits to be judged, at once: a tenth of a second at the most."""
+        while self.risks.waiting:
+            self.execute_all(self.risks.turn(JUDGED_AT_ONCE))
 
     def go_on(self) -> None:
         """What cannot wait, while something else takes long."""

@@ -358,7 +358,11 @@ class Verbs:
         daemon.drain()
         session = self._known(request.session, caller)
         last = session.last_blocked_exec
+        if daemon.risks.of(session.id):
+            daemon.judge()
+        rose = session.rose if not caller.inside else None  # else an agent could steer by it
         return {
+            "rose": {"detail": rose.detail, "reason": rose.reason} if rose else None,
             **_session(session),
             "live": session.ended_ns == 0,
             "blocked_kinds": [

@@ -156,6 +156,7 @@ class Risks:
             ),
             reason="; ".join(alert.reasons),
         )  # fmt: skip
+        session.rose = record
         commands.append(Report(record))
         if told:
             commands.append(Warn(session, record))

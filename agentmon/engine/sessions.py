@@ -116,6 +116,7 @@ class Session:
     command: str = ""
     risk: str = "normal"
     floor: str = "normal"  # what the operator said: the risk is never less
+    rose: Record | None = None  # how its risk rose last
     generations: dict[int, View] = field(default_factory=dict)
     processes: dict[ProcessKey, Process] = field(default_factory=dict)
     decisions: int = 0

@@ -200,6 +200,13 @@ def test_what_is_unusual_raises_the_risk_and_a_rule_denies_by_it_also_after_a_re
         assert len({r.detail.split(",")[0] for r in rises}) == len(rises)  # one for each level
 
 
+def test_run_says_at_its_end_that_the_risk_rose(agents: Agents) -> None:
+    done = agents.host.agentmon(*agents.command(105, "evil"), input="\n\n")
+    assert ": its risk rose: high, was " in done.stderr
+    assert "the baseline has no `read etc/keys` at all" in done.stderr
+    assert "risk rose" not in agents.host.agentmon(*agents.command(106, "normal"), input="\n").stderr
+
+
 def test_who_is_fenced_is_not_told_how_far_it_is(agents: Agents) -> None:
     host = agents.host
     words = host.command("ps", "--json")
