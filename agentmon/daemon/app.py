@@ -219,20 +219,22 @@ class Daemon:
             return
         self.audit.append(records)
         self.risks.add(records)
-        if self.risks.waiting and not self._judging:
-            self._judging = True
-            asyncio.get_running_loop().call_soon(self._judge)
+        self._judge_soon()
         if any(connection.watching for connection in self.server.connections):
             for record in records:
                 self.server.publish(record, lambda record=record: encode({"event": record.as_json()}))  # type: ignore[misc]
 
     def _judge(self) -> None:
         """A slice of what sessions under a baseline did; the rest when the loop comes round again."""
+        self._judging = False
         self.execute_all(self.risks.turn(JUDGED_AT_ONCE))
-        self._judging = self.risks.waiting
-        if self._judging:
-            asyncio.get_running_loop().call_soon(self._judge)
         self.settle()
+        self._judge_soon()
+
+    def _judge_soon(self) -> None:
+        if self.risks.waiting and not self._judging:
+            self._judging = True
+            asyncio.get_running_loop().call_soon(self._judge)
 
     def judge(self) -> None:
         """All that waits to be judged, at once: a tenth of a second at the most."""
@@ -273,7 +275,10 @@ class Daemon:
                 owner = self.engine.session(approval.slot)
                 self.notifications.tell(event, approval, owner.uid if owner else approval.uid)
             case SetRisk(session, level):
-                self.set_risk(session, level)
+                try:
+                    self.set_risk(session, level)
+                except KernelError as error:
+                    log(f"{session.id}: its risk is {level.word}, but the kernel does not know: {error}")
             case Warn(session, record):
                 self.notifications.warn(record, session.command)
             case Pause(session, why):
