@@ -120,7 +120,8 @@ def test_sigkill_ends_what_is_held(served: Host, sink: Sink, to_sink: Path) -> N
 def test_who_is_interrupted_waits_no_more(served: Host, sink: Sink, to_sink: Path) -> None:
     """A handler, as Python has one, runs only once it goes on."""
     script = """
-        import socket, sys
+        import signal, socket, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
         try:
             socket.create_connection(("127.0.0.1", int(sys.argv[1])))
         except KeyboardInterrupt:
