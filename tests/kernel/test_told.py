@@ -345,7 +345,7 @@ def test_the_owner_follows_a_session_from_outside(served: Host, policy: Path) ->
             following.stdout.readline()  # what is allowed instead
             fenced.does(f"cat {served.directory}/secret2")
             assert f"read {served.directory}/secret2 " in following.stdout.readline()
-            following.send_signal(signal.SIGINT)
+            following.terminate()
             following.wait(PATIENCE_S)
 
 
