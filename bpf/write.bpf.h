@@ -15,7 +15,6 @@
 
 #define AM_MAY_WRITE 2
 #define AM_MAP_SHARED 1
-#define AM_MAP_TYPE 3 /* MAP_SHARED_VALIDATE: sharing too */
 #define AM_FMODE_WRITE 2
 #define AM_TS_COMPAT 2
 #define AM_ANY_SIZE (~0ULL >> 1)
@@ -184,17 +183,21 @@ int BPF_PROG(write_check, struct file *f, int mask)
 	return write_bytes(asked_bytes(t), 0);
 }
 
+/* By the registers: how a mapping is shared is an argument of the hook, but another one of security_mmap_file() (objects.py). */
 SEC("lsm/mmap_file")
-int BPF_PROG(map_check, struct file *f, unsigned long asked, unsigned long prot,
-	     unsigned long flags)
+int BPF_PROG(map_check, struct file *f)
 {
 	struct task_struct *t = (void *)bpf_get_current_task_btf();
 	struct pt_regs *r = (void *)bpf_task_pt_regs(t);
+	bool compat = t->thread_info.status & AM_TS_COMPAT;
 
-	if (!f || !(flags & AM_MAP_SHARED) || !steps_on(t) || !(f->f_mode & AM_FMODE_WRITE) ||
-	    !is_regular((__u64)f))
+	if (!f || r->orig_ax != (compat ? 192 : 9))
 		return 0;
-	return write_bytes(t->thread_info.status & AM_TS_COMPAT ? (__u32)r->cx : r->si, 0);
+	if (!((compat ? r->si : r->r10) & AM_MAP_SHARED) || !steps_on(t))
+		return 0;
+	if (!(f->f_mode & AM_FMODE_WRITE) || !is_regular((__u64)f))
+		return 0;
+	return write_bytes(compat ? (__u32)r->cx : r->si, 0);
 }
 
 #else
