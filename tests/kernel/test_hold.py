@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.host import process
-from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish
+from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish, frozen
 from tests.support.hosts import Host, wait_for
 from tests.support.terminal import Terminal
 
@@ -175,7 +175,7 @@ def test_what_waits_outlives_the_daemon(tmp_path: Path, sink: Sink) -> None:
         policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
         daemon = host.start()
         running = agent(host, policy, CONNECT, sink.port)
-        question = asked(host)[0]
+        question = frozen(host)
         daemon.kill()
         daemon.wait()
         time.sleep(1)
@@ -213,7 +213,7 @@ def test_nobody_stays_frozen_when_no_daemon_comes_any_more(
         policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
         daemon = host.start()
         running = agent(host, policy, CONNECT, sink.port)
-        asked(host)
+        frozen(host)
         end(daemon)
         daemon.wait()
         assert running.stdout is not None
@@ -252,7 +252,7 @@ def test_a_damaged_list_of_what_is_held_denies_and_is_told(tmp_path: Path, sink:
         policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
         daemon = host.start()
         running = agent(host, policy, CONNECT, sink.port)
-        asked(host)
+        frozen(host)
         daemon.kill()
         daemon.wait()
         (host.state / "held.json").write_text('[{"id": "a-1", "of": "another version"}]')

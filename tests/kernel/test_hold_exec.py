@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from agentmon.daemon import holding
-from tests.support.held import agent, agree, approvals, asked, finish
+from tests.support.held import agent, agree, approvals, asked, finish, frozen
 from tests.support.hosts import Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
@@ -408,7 +408,7 @@ def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
         policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
         daemon = host.start()
         running = agent(host, policy, f"import os\nos.execv('{program}', ['first', '{mark}'])")
-        question = asked(host)[0]
+        question = frozen(host)
         daemon.kill()
         daemon.wait()
         time.sleep(1)

@@ -62,6 +62,15 @@ def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
     return found
 
 
+def frozen(host: Host) -> dict[str, Any]:
+    """The one question, once it is frozen and written down. Until then, a daemon that dies has it denied."""
+    question = asked(host)[0]
+    saved = host.state / "held.json"
+    wait_for(lambda: "agentmon-held" in Path(f"/proc/{question['pid']}/cgroup").read_text(), "it to be frozen")
+    wait_for(lambda: saved.exists() and question["id"] in saved.read_text(), "it to be written down")
+    return question
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     out, error = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out + error
