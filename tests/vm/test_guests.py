@@ -56,7 +56,7 @@ HOOKS = _files(
 )  # fmt: skip
 #: The daemon and the command line are the same in both tiers, and are tested natively: here it is that they meet.
 MEET = (
-    *_files("agreement", "agreement_plan", "bypasses_processes", "bypasses_terminal", "names", "parking"),
+    *_files("agreement", "bypasses_processes", "names", "parking"),
     "tests/kernel/test_enroll.py::test_a_running_tree_is_fenced_and_released",
     "tests/kernel/test_hold_files.py::test_an_action_on_a_file_waits_and_goes_on[overwrite]",
     "tests/kernel/test_hold_files.py::test_an_action_on_a_file_waits_and_goes_on[rename]",
