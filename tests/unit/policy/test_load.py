@@ -53,7 +53,7 @@ CONNECT = RULE.replace("read", "connect").replace("deny", "allow")
             "p.yaml:6:12: `localhost:80` is this host; write `cidrs: [127.0.0",
         ),
         (CONNECT + "hosts: a.org:0x", "p.yaml:6:12: `0x` is not a port; write such as `443` or `8000-9000`"),
-        (CONNECT + "hosts: '☃️.example'", "p.yaml:6:12: `☃️.example` is not the name of a host"),
+        (CONNECT + "hosts: '☃️.example'", "p.yaml:6:12: `☃\\ufe0f.example` is not the name of a host"),
         (CONNECT + "hosts: a.org\n    except: {cidrs: '::1'}", "p.yaml:7:21: a hole in `hosts` cannot be `cidrs`"),
         (CONNECT.replace("allow", "deny") + "hosts: a.org", "p.yaml:5:13: `deny` by name stops nobody"),
         (RULE + "except: {pths: /a}", "p.yaml:6:14: unknown key `pths`; did you mean `paths`?"),
