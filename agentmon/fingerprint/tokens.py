@@ -93,7 +93,7 @@ class Tokens:
     def read(self, record: Record) -> Token | None:
         """The token of a record; None where it is no act of the agent."""
         if record.kind == "decision":
-            return self._decision(record)
+            return self._decision(record) if record.operation else None
         if record.kind == "process":
             return self._process(record)
         if record.kind == "session" and record.operation == "enrolled":

