@@ -566,13 +566,15 @@ _LINUX = tuple(int(number) for number in os.uname().release.split("-")[0].split(
 @pytest.mark.parametrize("how", ["write", "writev", "pwrite", "sendfile", "copy_file_range", "mmap"])
 def test_no_more_bytes_than_the_step_may_write(fence: Fence, tier: Tier, tools: Path, how: str) -> None:
     """To the byte, over all runs; what goes into a pipe is none."""
-    # before Linux 6.8, the hook is called twice for one of these
-    twice = tier is Tier.LSM and how in ("sendfile", "copy_file_range") and _LINUX < (6, 8)
-    plan = f"""
+    if tier is Tier.LSM and how in ("sendfile", "copy_file_range") and _LINUX < (6, 8):
+        pytest.skip(
+            "not required: this kernel asks several times for one call, and less may be written (docs/plans.md)"
+        )
+    plan = """
 plan: p
-agent: {{rules: [{{id: any, on: write, action: allow}}]}}
+agent: {rules: [{id: any, on: write, action: allow}]}
 steps:
-  - {{id: one, starts: mark, max-write: {2000 if twice else 1000}, repeat: true}}
+  - {id: one, starts: mark, max-write: 1000, repeat: true}
 """
     source, target = tools / "source", tools / "target"
     source.write_bytes(b"s" * 4096)
