@@ -75,7 +75,8 @@ class Screen:
         sessions = [
             {
                 "session": name, "policy": "coding-agent", "uid": 1000, "workspace": "/w", "command": "claude --go",
-                "started_ns": live.time.time_ns(), "decisions": 9, "blocked": 2, "observed": 0, "risk": "normal",
+                "started_ns": live.time.time_ns() - 15_000 * 10**9,
+                "decisions": 9, "blocked": 2, "observed": 0, "risk": "normal",
                 "process_count": 2, "processes": processes if name == "s-7f3a" else [],
             }
             for name in ("s-7f3a", "s-80b1")
@@ -134,10 +135,10 @@ SCREEN = """\
 agentmon  enforcing  lsm tier  daemon 0.1.0 pid 5                       12:00:00
 prevents 1  blind 1  (p: which)                0 recorded/s        0 blocked/s
  SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND
->s-7f3a   coding-agent    1000    0s     2      0     0       2 claude --go
+>s-7f3a   coding-agent    1000    4h     2      0     0       2 claude --go
    `- 10 claude
       `- 11 cat                                                2
- s-80b1   coding-agent    1000    0s     2      0     0       2 claude --go
+ s-80b1   coding-agent    1000    4h     2      0     0       2 claude --go
 >BLOCKED, AND NEWS  3
  03:04:05 s-7f3a deny  read    /home/me/.ssh/id_0             keys: SSH keys b..
  03:04:06 s-80b1 kill  connect 203.0.113.66:443               keys: SSH keys b..
