@@ -18,14 +18,11 @@ from agentmon.daemon.app import Daemon
 from agentmon.daemon.config import PATH, Config, load
 from agentmon.errors import AgentmonError, NotSupportedError
 from agentmon.host import starting
+from agentmon.kernel import priority
 from agentmon.kernel.monitor import Monitor
 
 #: How long to wait for another daemon that is just ending.
 LOCK_WAIT_S = 60.0
-#: What systemd/agentmon.service says, too.
-NICE = -10
-#: Between the daemon's threads: the one that freezes waits no longer for the loop.
-SWITCH_S = 0.0005
 
 
 def serve(config_path: Path = PATH, *, required: bool = False, embedded: bool = False, ready_fd: int = -1) -> int:
@@ -69,15 +66,8 @@ def let_go(config_path: Path = PATH, *, required: bool = False) -> int:
     return sum(warden.let_go(build, warden.lot_name(pins)) for build in sorted(pins.glob("*")) or [pins])
 
 
-def _hasten() -> None:
-    """Whoever is to be frozen runs until we come, and is denied if we come too late; we ourselves do little."""
-    with contextlib.suppress(OSError):  # the service has its priority from systemd
-        os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0), NICE))
-    sys.setswitchinterval(SWITCH_S)
-
-
 def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:
-    _hasten()
+    priority.hasten()
     monitor = Monitor.open(pin_dir=config.daemon.pins, park_ms=config.hold.park_ms)
     daemon = Daemon(config, monitor, embedded=embedded)
     asyncio.run(daemon.run(ready))
