@@ -36,6 +36,7 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__attach": (_PTR, [_PTR]),
     "bpf_program__attach_cgroup": (_PTR, [_PTR, _INT]),
     "bpf_program__attach_iter": (_PTR, [_PTR, _PTR]),
+    "bpf_program__pin": (_INT, [_PTR, _STR]),
     "bpf_link__pin": (_INT, [_PTR, _STR]),
     "bpf_link__destroy": (_INT, [_PTR]),
     "bpf_map__name": (_STR, [_PTR]),
@@ -45,6 +46,8 @@ _SYMBOLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__set_max_entries": (_INT, [_PTR, _U32]),
     "bpf_map__initial_value": (_PTR, [_PTR, ctypes.POINTER(ctypes.c_size_t)]),
     "bpf_obj_get": (_INT, [_STR]),
+    "bpf_obj_pin": (_INT, [_INT, _STR]),
+    "bpf_raw_tracepoint_open": (_INT, [_STR, _INT]),
     "bpf_prog_get_fd_by_id": (_INT, [_U32]),
     "bpf_obj_get_info_by_fd": (_INT, [_INT, _PTR, ctypes.POINTER(_U32)]),
     "bpf_map_update_elem": (_INT, [_INT, _PTR, _PTR, _U64]),
@@ -74,6 +77,15 @@ _VOID = frozenset({"task_free", "bprm_committed_creds"})
 _log: list[str] = []
 
 
+class _Library(ctypes.CDLL):
+    """Only functions whose types are told: ctypes would cut a pointer that it takes for an `int` to 32 bits."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _SYMBOLS:
+            raise AttributeError(f"`{name}` of libbpf has no types here: add it to _SYMBOLS")
+        return super().__getattr__(name)
+
+
 @cache
 def library() -> ctypes.CDLL:
     """libbpf, with typed functions and its messages collected instead of printed.
@@ -81,7 +93,7 @@ def library() -> ctypes.CDLL:
     Raises NotSupportedError if the library is not installed.
     """
     try:
-        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        lib = _Library("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise NotSupportedError(
             "`libbpf.so.1` is not installed: install the package `libbpf1` (Debian, Ubuntu) or `libbpf` (Fedora)"
