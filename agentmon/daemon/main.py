@@ -14,7 +14,6 @@ from pathlib import Path
 
 from agentmon.control.client import reachable
 from agentmon.daemon import warden
-from agentmon.daemon.app import Daemon
 from agentmon.daemon.config import PATH, Config, load
 from agentmon.errors import AgentmonError, NotSupportedError
 from agentmon.host import starting
@@ -68,10 +67,31 @@ def let_go(config_path: Path = PATH, *, required: bool = False) -> int:
 
 def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:
     priority.hasten()
-    monitor = Monitor.open(pin_dir=config.daemon.pins, park_ms=config.hold.park_ms)
+    loading = _load_ahead(config)
+    from agentmon.daemon.app import Daemon
+
+    os.waitpid(loading, 0)
+    monitor = _monitor(config)  # takes over what is pinned by now
     daemon = Daemon(config, monitor, embedded=embedded)
     asyncio.run(daemon.run(ready))
     return 0
+
+
+def _monitor(config: Config) -> Monitor:
+    return Monitor.open(pin_dir=config.daemon.pins, park_ms=config.hold.park_ms)
+
+
+def _load_ahead(config: Config) -> int:
+    """Have the programs loaded and pinned by a child, whose PID is returned: for as long, Python reads its own.
+
+    What goes wrong there goes wrong again when we open them ourselves, and is told then.
+    """
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            _monitor(config)
+        os._exit(0)
+    return child
 
 
 def _lock(config: Config, *, embedded: bool) -> int | None:
