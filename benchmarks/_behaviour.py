@@ -44,7 +44,7 @@ def recorded_tokens(session: MadeSession) -> Recorded:
 
 def recorded(report: Report, args: argparse.Namespace) -> None:
     """Real sessions of agents, recorded in a guest: see `benchmarks._sessions`."""
-    from benchmarks import _sessions
+    from benchmarks import _judged
 
     if args.logs is None:
         report.results["recorded sessions"] = "not measured: record them (benchmarks/_sessions.py) and give --logs DIR"
@@ -54,7 +54,7 @@ def recorded(report: Report, args: argparse.Namespace) -> None:
             Goal("recorded sessions with an attack: median delay", None, "events", 3),
         ]
         return
-    _sessions.judge(report, args.logs)
+    _judged.judge(report, args.logs, args.plots)
 
 
 # ---- promises

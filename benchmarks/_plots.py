@@ -33,9 +33,14 @@ def _save(figure: Any, where: Path, name: str) -> None:
     figure.savefig(where / f"{name}.svg", metadata={"Date": None})
 
 
-def roc(curves: dict[str, tuple[Sequence[float], Sequence[float]]], where: Path, name: str) -> None:
+def roc(
+    curves: dict[str, tuple[Sequence[float], Sequence[float]]],
+    where: Path,
+    name: str,
+    title: str = "system-call sequences",
+) -> None:
     """True against false positives, one line a method."""
-    figure, axes = _figure("system-call sequences", "false-positive rate", "true-positive rate")
+    figure, axes = _figure(title, "false-positive rate", "true-positive rate")
     if figure is None:
         return
     for label, (false, true) in curves.items():

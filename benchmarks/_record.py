@@ -99,6 +99,7 @@ def record(case: dict[str, Any], tokens: Any, recorder: Recorder) -> dict[str, A
         )
     ]
     marks: list[int] = []
+    statuses: list[int | None] = []
     failed = ""
     effects: list[str] = []
     try:
@@ -113,6 +114,7 @@ def record(case: dict[str, Any], tokens: Any, recorder: Recorder) -> dict[str, A
                 effects, failed = message.get("effects", []), message.get("failed", "")
                 break
             marks.append(len(records))
+            statuses.append(message["step"][1])
     except (OSError, RuntimeError) as error:
         failed = repr(error)
     finally:
@@ -121,7 +123,10 @@ def record(case: dict[str, Any], tokens: Any, recorder: Recorder) -> dict[str, A
             _end(started)
         records += recorder.records(session)
         recorder.release()
-    return {"records": [list(r) for r in records], "marks": marks, "effects": effects[:50], "failed": failed}
+    return {
+        "records": [list(r) for r in records], "marks": marks, "statuses": statuses, "effects": effects[:50],
+        "failed": failed,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real sessions of an agent, recorded in a guest, some with an attack at a random place; then judged by baselines.
+"""Real sessions of an agent and attacks, recorded in a guest; then judged by baselines, attacks at random places.
 
-``python -m benchmarks._sessions DIR`` records (hours, under emulation; what is there already is not done again);
-`judge` needs no guest. Baselines are trained on the tasks that are not asked about.
+``python -m benchmarks._sessions DIR`` records (hours, under emulation; what is there already is not done again, and
+whatever is there is a fair sample). `benchmarks._judged` asks baselines about them.
 """
 
 from __future__ import annotations
@@ -10,29 +10,21 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentmon.fingerprint import fitting
-from agentmon.fingerprint.baseline import HIGH
-from agentmon.fingerprint.tokens import Token, Tokens
-from agentmon.fingerprint.training import Recorded, train
-from agentmon.fingerprint.watching import retold
-from agentmon.model.records import Record
 from benchmarks import _cases
-from benchmarks._common import Goal, Report, percentile, say
+from benchmarks._common import say
 
 Case = dict[str, Any]
 
-FOLDS = 3
-#: Sessions with an attack for each benign one.
-ATTACKS = 2
+#: Snippets of each category, and attacks after each round of sessions.
+SNIPPETS, A_ROUND = 12, 24
 FILE = "sessions.jsonl"
 KERNEL = "6.12"
 
@@ -52,15 +44,23 @@ def with_attack(case: Mapping[str, Any], attack: Mapping[str, Any], seed: int) -
 
 
 def cases(data: Path, seed: int = 1) -> list[Case]:
-    """All sessions to record: benign ones first, then each with some attack. Raises `OSError` without the data."""
-    benign = list(_cases.sessions(_cases.read(data / _cases.FILES[_cases.SESSIONS])))
-    attacks = [
-        *_cases.snippets(_cases.read(data / _cases.FILES[_cases.SNIPPETS])),
-        *_cases.procedures(_cases.read(data / _cases.FILES[_cases.PROCEDURES])),
-    ]
+    """All to record: sessions, attacks by themselves, then sessions with an attack.
+
+    In rounds with one session of each task, so that the work may end anywhere. Raises `OSError` without the data.
+    """
     drawn = random.Random(seed)
-    inserted = [with_attack(case, drawn.choice(attacks), n) for n in range(ATTACKS) for case in benign]
-    return [*benign, *inserted]
+    by_task = defaultdict(list)
+    for case in _cases.sessions(_cases.read(data / _cases.FILES[_cases.SESSIONS])):
+        by_task[case["category"]].append(case)
+    benign = [[each[n] for each in by_task.values() if n < len(each)] for n in range(max(map(len, by_task.values())))]
+    snippets = _cases.sample(list(_cases.snippets(_cases.read(data / _cases.FILES[_cases.SNIPPETS]))), SNIPPETS, seed)
+    attacks = [*snippets, *_cases.procedures(_cases.read(data / _cases.FILES[_cases.PROCEDURES]))]
+    drawn.shuffle(attacks)
+    found = []
+    for number, turn in enumerate(benign):
+        found += [*turn, *attacks[number * A_ROUND : (number + 1) * A_ROUND]]
+    found += attacks[len(benign) * A_ROUND :]
+    return [*found, *(with_attack(case, drawn.choice(attacks), seed) for turn in benign for case in turn)]
 
 
 def record(directory: Path, data: Path, kernel: str, seconds: float) -> int:
@@ -129,85 +129,14 @@ def _lines(path: Path) -> Iterable[dict[str, Any]]:
             yield from map(json.loads, file)
 
 
-# ---- judging
-
-
-def judge(report: Report, logs: Path) -> None:
-    """False alerts per 100 benign sessions, and the share and delay of attacks noticed, all on tasks held out."""
+def recorded(logs: Path) -> list[dict[str, Any]]:
+    """All that was recorded. Raises `FileNotFoundError`."""
     rows = list(_lines(logs / FILE))
     if not rows:
         raise FileNotFoundError(
             f"`{logs / FILE}` has no sessions: `python -m benchmarks._sessions {logs}` records them"
         )
-    usable = [row for row in rows if not row["failed"] or row["marks"]]
-    alerts, noticed, delays, unseen = [], [], [], 0
-    by_fold = defaultdict(list)
-    for number, task in enumerate(sorted({row["task"] for row in usable})):
-        by_fold[number % FOLDS].append(task)
-    promised = []
-    for tasks in by_fold.values():
-        known = [_session(row)[0] for row in usable if row["task"] not in tasks and not row["attack"]]
-        baseline = train("bench", known, check=False)
-        threshold = baseline.calibration.threshold(HIGH)
-        promised.append(baseline.calibration.least)
-        for row in (row for row in usable if row["task"] in tasks):
-            session, first, last = _session(row)
-            told = retold(baseline, session.tokens)
-            if not row["attack"]:
-                alerts.append(told.score > threshold)
-            elif first == last:
-                unseen += 1  # it did nothing that a host can see
-            else:
-                delay = next((i - first for i in range(first, len(told.scores)) if told.scores[i] > threshold), None)
-                noticed.append(delay is not None)
-                delays += [] if delay is None else [delay]
-    _tell(report, alerts, noticed, delays, unseen, promised)
-
-
-def _tell(
-    report: Report,
-    alerts: Sequence[bool],
-    noticed: Sequence[bool],
-    delays: Sequence[int],
-    unseen: int,
-    promised: Sequence[float],
-) -> None:
-    low, high = fitting.interval(sum(alerts), len(alerts))
-    share = [round(100 * x, 1) for x in fitting.interval(sum(noticed), len(noticed))] if noticed else []
-    report.results["recorded sessions"] = {
-        "benign": len(alerts), "false alerts": sum(alerts),
-        "95 % interval, per 100": f"{100 * low:.1f} to {100 * high:.1f}",
-        "promised at most, per 100": round(100 * max(promised), 2),
-        "with an attack": len(noticed), "noticed": sum(noticed), "95 % interval, %": share,
-        "attacks that did nothing to be seen": unseen,
-        "delay, events": {f"p{p}": percentile(delays, p) for p in (50, 90)} if delays else None,
-    }  # fmt: skip
-    found = 100 * sum(noticed) / len(noticed) if noticed else None
-    report.goals += [
-        Goal("false alerts per 100 recorded sessions", round(100 * sum(alerts) / max(1, len(alerts)), 2), "", 1),
-        Goal("recorded sessions with an attack: noticed", found and round(found, 1), "%", 95, at_most=False),
-        Goal(
-            "recorded sessions with an attack: median delay", statistics.median(delays) if delays else None, "events", 3
-        ),
-    ]
-
-
-def _session(row: Mapping[str, Any]) -> tuple[Recorded, int, int]:
-    """A recorded session, and from where to where its tokens are the attack's."""
-    reader = Tokens()
-    tokens: list[Token] = []
-    places = []  # of each record: how many tokens there were before it
-    for fields in row["records"]:
-        places.append(len(tokens))
-        token = reader.read(Record(*fields))
-        if token is not None:
-            tokens.append(token)
-    places.append(len(tokens))
-    marks = [1, *row["marks"]]
-    begin, end = row["attack"] or (0, 0)
-    first = places[min(marks[min(begin, len(marks) - 1)], len(places) - 1)]
-    last = places[min(marks[min(end, len(marks) - 1)], len(places) - 1)]
-    return Recorded(row["id"], tokens), first, last
+    return rows
 
 
 def main() -> int:
