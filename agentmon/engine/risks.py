@@ -20,7 +20,7 @@ from agentmon.model.records import Record
 
 #: Records that may wait to be judged, of all sessions; what comes then is not judged, and counted.
 QUEUED: Final = 20_000
-_KINDS: Final = ("decision", "process")
+_KINDS: Final = ("decision", "process", "step")
 _LEVELS: Final = {risk.word: risk for risk in Risk}
 
 

@@ -17,6 +17,7 @@ from agentmon.fingerprint.baseline import HIGH, Baseline
 from agentmon.fingerprint.document import SessionData
 from agentmon.fingerprint.progress import STATISTICS, without_runs
 from agentmon.fingerprint.sequence import Vocabulary
+from agentmon.fingerprint.tokens import PLANNED
 from agentmon.fingerprint.training import LEAST_OF_SESSION, Recorded
 
 TOO_FAR = "it is too far from the baseline; look at it: `agentmon profile score`"
@@ -105,7 +106,8 @@ def _extended(baseline: Baseline, sessions: Sequence[Recorded], scores: Sequence
     groups, details = Vocabulary(body.groups), Vocabulary(body.details)
     added = []
     for session in sessions:
-        plain = without_runs(session.tokens)
+        # steps of plans are learnt from the first session on or not at all
+        plain = without_runs(t for t in session.tokens if t.operation != PLANNED or baseline.core.plans)
         highest = baseline.highest(session.tokens)  # by a model that never saw it
         added.append(
             SessionData(

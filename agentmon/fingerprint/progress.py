@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from agentmon.fingerprint.network import Network
 from agentmon.fingerprint.sequence import DISTINCT, LONGEST, Model, Vocabulary
-from agentmon.fingerprint.tokens import Token
+from agentmon.fingerprint.tokens import PLANNED, Token, of_plans
 from agentmon.fingerprint.window import PROCESSES, Depths, Shape, Windows
 
 STATISTICS: Final = ("moment", "stretch", "whole", "shape", "novel")
@@ -55,6 +55,11 @@ class Core:
     #: middle and spread of each of `Means` over sessions of the baseline
     usual: tuple[tuple[float, float], ...] = ((0.0, 1.0),) * len(WHOLE)
     asked: dict[tuple[str, str], tuple[int, float, bool, bool]] = field(default_factory=dict)
+    plans: bool = field(init=False)
+    """Whether sessions of the baseline had plans. To one without, steps say nothing: its promise is not about them."""
+
+    def __post_init__(self) -> None:
+        self.plans = any(map(of_plans, self.groups.names))
 
     def ask(self, group: str, detail: str) -> tuple[int, float, bool, bool]:
         """Of a token: its group's number, the surprise of its detail, whether that is new, whether the group is.
@@ -127,6 +132,8 @@ class Progress:
         """One more token. False if its process only goes on with what it did: that says nothing of order."""
         core = self.core  # all of this is per record: it is written out, not called
         what, pid = token[1:3], token[7]
+        if token[3] == PLANNED and not core.plans:
+            return False
         number, detail, new_detail, new_group = core.asked.get(what) or core.ask(*what)
         operation, last = token[3], self._last
         if operation in _OF_PROCESSES:

@@ -18,6 +18,8 @@ _HOME = re.compile(r", home (?P<home>.*)$", re.DOTALL)
 _FILES = frozenset(("read", "write", "create", "delete", "rename", "link", "attr", "unix"))
 _NET = frozenset(("connect", "send", "bind", "listen"))
 _STOPPED = frozenset(("deny", "kill", "hold"))
+#: The operation of what became of a step of a plan.
+PLANNED = "step"
 
 #: What programs are for. A program that is in no list is `other`.
 _KINDS = {
@@ -96,6 +98,8 @@ class Tokens:
             return self._decision(record) if record.operation else None
         if record.kind == "process":
             return self._process(record)
+        if record.kind == "step":
+            return _step(record)
         if record.kind == "session" and record.operation == "enrolled":
             home = _HOME.search(record.detail)
             self._places = Places(record.object, home["home"] if home else self._places.home)
@@ -138,3 +142,17 @@ class Tokens:
         else:
             return None
         return _new(Token, (record.time_ns, group, detail, record.operation, "", comm, False, record.pid, number))
+
+
+def _step(record: Record) -> Token:
+    """What became of a step of the plan: `step began (build)`. Its name is the detail: plans differ."""
+    stopped = record.verdict in _STOPPED
+    group = f"{PLANNED}{'!' * stopped} {record.operation}"
+    return Token(
+        record.time_ns, group, record.object, PLANNED, "", bare_name(record.comm), stopped, record.pid, 0
+    )  # fmt: skip
+
+
+def of_plans(group: str) -> bool:
+    """Whether a group is of steps of plans."""
+    return group.startswith((f"{PLANNED} ", f"{PLANNED}! "))

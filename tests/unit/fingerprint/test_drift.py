@@ -51,6 +51,15 @@ def test_an_attack_is_not_learnt_and_counts_against_the_anchor(baseline: Baselin
     assert len(later.body.later) == 1
 
 
+def test_steps_of_plans_are_not_learnt_by_a_baseline_that_never_had_them(baseline: Baseline, recorded: Of) -> None:
+    session = recorded(650, 8)
+    session.tokens.insert(9, session.tokens[8]._replace(group="step began", detail="build", operation="step"))
+    later, refused = accept(baseline, [session])
+    assert not refused
+    assert "step began" not in later.body.groups
+    assert len(later.body.sessions) == len(baseline.body.sessions) + 1
+
+
 def test_too_many_at_once_are_refused(baseline: Baseline, recorded: Of) -> None:
     with pytest.raises(AgentmonError, match=r"at most 4 sessions at once"):
         accept(baseline, [recorded(800 + n, 8) for n in range(9)])

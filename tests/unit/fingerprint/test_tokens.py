@@ -121,3 +121,14 @@ def test_records_that_are_no_acts_are_no_tokens() -> None:
     assert reader.read(Record(1, "daemon", operation="started")) is None
     assert reader.read(Record(1, "name", "s", object="x.example")) is None
     assert reader.read(Record(1, "process", "s", operation="fork-lost")) is None
+
+
+def test_steps_of_a_plan_are_tokens_with_their_names_as_detail() -> None:
+    steps = [
+        Record(1, "step", "s", 7, comm="make", operation="began", object="build"),
+        Record(2, "step", "s", 7, comm="make", operation="done", object="build"),
+        Record(3, "step", "s", 8, comm="sh", operation="refused", object="deploy", verdict="deny"),
+    ]
+    found = [token for step in steps if (token := Tokens().read(step))]
+    assert list(map(str, found)) == ["step began (build)", "step done (build)", "step! refused (deploy)"]
+    assert found[2].stopped

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentmon.fingerprint.baseline import Baseline
-from agentmon.fingerprint.training import Recorded
-from agentmon.fingerprint.watching import DECAY, Alert, Budget, Judgement, Watcher
+from agentmon.fingerprint.tokens import Tokens
+from agentmon.fingerprint.training import Recorded, train
+from agentmon.fingerprint.watching import DECAY, Alert, Budget, Judgement, Watcher, retold
+from agentmon.model.records import Record
 from tests.support.behaviour import MadeSession, made
 
 
@@ -64,6 +66,46 @@ def test_more_alerts_than_the_budget_are_counted_and_the_level_rises_all_the_sam
     assert budget.withheld >= 2
     assert levels == ["high"] * 3
     assert budget.take(3 * 86_400 * 10**9)
+
+
+def with_steps(session: MadeSession, *steps: str) -> MadeSession:
+    """A step begins and is done before every hundredth record."""
+    records = []
+    for number, record in enumerate(session.records):
+        records.append(record)
+        if number % 100 == 99:
+            base = Record(record.time_ns, "step", record.session, record.pid, comm=record.comm)
+            step = steps[number // 100 % len(steps)]
+            records += [base._replace(operation=word, object=step) for word in ("began", "done")]
+    session.records[:] = records
+    return session
+
+
+def test_a_baseline_without_plans_is_silent_about_steps(baseline: Baseline) -> None:
+    plain = judged(Watcher(baseline), made(3500, tasks=8))
+    planned = judged(Watcher(baseline), with_steps(made(3500, tasks=8), "look", "change"))
+    assert len(planned) > len(plain)
+    assert planned[-1].acts == plain[-1].acts
+    assert planned[-1].score == plain[-1].score
+
+
+def test_a_baseline_with_plans_notices_a_step_that_is_refused() -> None:
+    def planned(seed: int) -> MadeSession:
+        return with_steps(made(seed, tasks=8), "look", "change")
+
+    def tokens(session: MadeSession) -> Recorded:
+        reader = Tokens()
+        return Recorded(session.id, [t for r in session.records if (t := reader.read(r))])
+
+    baseline = train("planned", [tokens(planned(seed)) for seed in range(30)], check=False)
+    usual, refused = planned(3600), planned(3600)
+    at = len(refused.records) // 2
+    refused.records[at:at] = [
+        Record(refused.records[at].time_ns, "step", operation="refused", object="deploy", verdict="deny") for _ in "ab"
+    ]
+    plain, against = (retold(baseline, tokens(session).tokens) for session in (usual, refused))
+    assert max(against.scores) > max(plain.scores) + 1
+    assert any("step! refused (deploy)" in reason for reason in against.reasons)
 
 
 def test_records_that_are_no_acts_say_nothing(baseline: Baseline) -> None:
