@@ -263,6 +263,7 @@ def handle_score(args: argparse.Namespace) -> int:
     """Score sessions. 2 if one is over the threshold."""
     from agentmon.fingerprint.drift import changed_agent
     from agentmon.fingerprint.watching import odds, retold
+    from agentmon.model.text import clean
 
     baseline = _store(args).load(args.name)
     agent = hashed(args.agent)
@@ -294,7 +295,7 @@ def handle_score(args: argparse.Namespace) -> int:
         verdict = f"score {told.score:.2f}, threshold {threshold:.2f} (p {p:.3g}: {odds(p)})"
         print(f"{session.id} {word}: {verdict}, {told.acts} acts")
         for reason in told.reasons if over else ():
-            print(f"  {reason}")
+            print(f"  {clean(reason)}")
     return code
 
 

@@ -7,6 +7,8 @@ import ipaddress
 import re
 from functools import lru_cache
 
+from agentmon.model.text import clean
+
 #: Below the workspace or the home: the first component that decides.
 _IN_PROJECT = {
     ".git": "git", "node_modules": "deps", ".venv": "deps", "venv": "deps", "vendor": "deps", "site-packages": "deps",
@@ -59,6 +61,8 @@ _PROGRAMS = (
 )
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # their names; nothing is put there
 _KNOWN_PORTS = {22: "ssh", 25: "mail", 53: "dns", 80: "http", 443: "https", 853: "dns", 3128: "proxy", 9418: "git"}
+#: Of a name that an agent chose: it becomes a part of a baseline, and is shown.
+_LONGEST_NAME = 64
 #: Ranges that are not the Internet.
 _LINK_LOCAL = ipaddress.ip_network("169.254.0.0/16")
 
@@ -144,8 +148,13 @@ class Places:
             return "programs"
         top, _, rest = path[1:].partition("/")
         if top in ("var", "run"):
-            return f"{top}/{rest.partition('/')[0]}" if "/" in rest else top
+            return f"{top}/{_name(rest.partition('/')[0])}" if "/" in rest else top
         return top if top in ("etc", "dev", "sys", "boot", "opt", "srv", "mnt", "media", "usr") else "elsewhere"
+
+
+def _name(text: str) -> str:
+    """Fit to be kept and shown: broken bytes and control characters are in no baseline, and none is endless."""
+    return clean(text)[:_LONGEST_NAME]
 
 
 def _below(path: str, directory: str) -> bool:
@@ -155,7 +164,7 @@ def _below(path: str, directory: str) -> bool:
 @lru_cache(4096)
 def bare_name(name: str) -> str:
     """A program's name without version: `python3.11` is `python`."""
-    return _TAIL.sub("", name.removesuffix(".exe")) or name
+    return _name(_TAIL.sub("", name.removesuffix(".exe")) or name)
 
 
 @lru_cache(4096)
@@ -168,7 +177,7 @@ def host_class(address: str, name: str = "") -> tuple[str, str]:
     port = int(port_text) if port_text.isdecimal() else 0
     port_class = _KNOWN_PORTS.get(port, "low" if port < 1024 else "high")
     if name:
-        return f"named:{port_class}", ".".join(name.rstrip(".").lower().split(".")[-2:])
+        return f"named:{port_class}", _name(".".join(name.rstrip(".").lower().split(".")[-2:]))
     try:
         ip = ipaddress.ip_address(text.strip("[]"))
     except ValueError:

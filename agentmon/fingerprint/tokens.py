@@ -149,7 +149,7 @@ def _step(record: Record) -> Token:
     stopped = record.verdict in _STOPPED
     group = f"{PLANNED}{'!' * stopped} {record.operation}"
     return Token(
-        record.time_ns, group, record.object, PLANNED, "", bare_name(record.comm), stopped, record.pid, 0
+        record.time_ns, group, bare_name(record.object), PLANNED, "", bare_name(record.comm), stopped, record.pid, 0
     )  # fmt: skip
 
 

@@ -92,6 +92,29 @@ def test_scoring_tells_a_theft_from_work(log: Path, store: Path, capsys: pytest.
     assert found["over"] == (found["score"] > found["threshold"])
 
 
+def test_names_that_an_agent_chose_are_learnt_and_shown_without_harm(
+    log: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = made(40, tasks=8)
+    odd.did("exec", "/opt/\udcff\x1b]0;owned\x07", pid=7)
+    odd.did("read", f"/var/\x1b[31m{'a' * 250}/x", comm="\x1b[2J\udcfe", pid=7)
+    odd.did("connect", "203.0.113.9:443", detail=f"name ev\x1b[31mil.{'b' * 300}")
+    audit = AuditLog(tmp_path / "odd.db")
+    for seed in range(16):
+        audit.append(made(seed, tasks=8).records)
+    audit.append(odd.records)
+    audit.close()
+    assert profile(audit.path, store, "score", "work", odd.id) == 2
+    told = capsys.readouterr().out
+    assert r"exec other (\udcff\x1b]0;owned\x07): the baseline has no `exec other` at all" in told
+    assert "\x1b" not in told
+    assert (
+        profile(audit.path, store, "train", "odd", "all", "--no-check") == 0
+    )  # nobody keeps an agent from being learnt
+    assert profile(audit.path, store, "show", "odd", file=False) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_show_list_export_and_import(
     log: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
