@@ -31,6 +31,10 @@ Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Features = Annotated[list[Number], Field(min_length=len(NAMES), max_length=len(NAMES))]
+#: What a feature may be: a root of a share, or a logarithm.
+Usual = Annotated[float, Field(allow_inf_nan=False, ge=-64, le=64)]
+#: What is divided by.
+Scale = Annotated[float, Field(ge=1e-6, le=1e9)]
 
 
 class _Strict(BaseModel):
@@ -99,8 +103,8 @@ class Body(_Strict):
     ]
     mean: Number
     usual: Annotated[list[tuple[Number, Number]], Field(min_length=3, max_length=3)]
-    middle: Features
-    scale: Annotated[list[Annotated[float, Field(gt=0, le=1e9)]], Field(min_length=len(NAMES), max_length=len(NAMES))]
+    middle: Annotated[list[Usual], Field(min_length=len(NAMES), max_length=len(NAMES))]
+    scale: Annotated[list[Scale], Field(min_length=len(NAMES), max_length=len(NAMES))]
     precision: Annotated[list[Features], Field(min_length=len(NAMES), max_length=len(NAMES))]
     network: NetworkData | None
     checked: list[Checked]
@@ -184,6 +188,11 @@ def _check(body: Body, where: str) -> None:
             )
         if max(session.groups, default=0) > len(body.groups) or max(session.details, default=0) > len(body.details):
             raise AgentmonError(f"{where}:1:1: session `{session.id}` has a token that is not listed; export it again")
+    for what, names in (("group", body.groups), ("detail", body.details)):
+        if len(set(names)) < len(names):
+            raise AgentmonError(f"{where}:1:1: a {what} is listed twice; export it again")
+    if not body.weights[0][0] or any(0 != spread < 1e-6 for _, spread in body.usual):
+        raise AgentmonError(f"{where}:1:1: it would divide by nothing; export it again")
     if body.anchored > len(body.sessions):
         raise AgentmonError(f"{where}:1:1: more sessions are anchored than there are; export it again")
     if any(

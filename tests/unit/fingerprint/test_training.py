@@ -123,6 +123,10 @@ def test_a_corrupt_file_is_refused(baseline: Baseline, damage: Callable[[str], s
         (lambda b: b["precision"][0].__setitem__(1, 5), "not symmetric"),
         (lambda b: b.update(anchored=9999), "more sessions are anchored"),
         (lambda b: b.update(sessions=[]), "`sessions`"),
+        (lambda b: b["middle"].__setitem__(13, 1e6), "`middle.13`"),
+        (lambda b: b["weights"][0].__setitem__(0, 0), "divide by nothing"),
+        (lambda b: b["usual"].__setitem__(0, [1.0, 1e-300]), "divide by nothing"),
+        (lambda b: b["groups"].__setitem__(1, b["groups"][0]), "a group is listed twice"),
     ],
 )
 def test_a_file_with_a_right_hash_and_wrong_content_is_refused(
