@@ -54,6 +54,7 @@ def mixture_weights(
             got = np.bincount(b[:, j], share[:, j], levels)
             due = np.bincount(b[:, j], expected[:, j], levels)
             weights[j] *= np.where(due > 0, (got + 1e-3) / (due + 1e-3), 1)
+    weights[0][0] = max(weights[0][0], 1e-6)  # the base: without it, what was never seen would have no price
     return [[round(float(w), 9) for w in row] for row in weights]
 
 
