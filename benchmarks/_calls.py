@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmon.fingerprint import network
-from agentmon.fingerprint.sequence import LONGEST, Counts, Model, Vocabulary, distinct, learn
+from agentmon.fingerprint.sequence import LONGEST, Counts, Model, Vocabulary, distinct, fold_of, learn
 from benchmarks._common import Goal, Report, percentile, say
 from benchmarks._plots import roc
 
@@ -119,7 +119,7 @@ def _ours(report: Report, train: list[list[str]], tested: list[list[str]]) -> di
         counts.add(trace)
     model = Model(counts, weights)
     held_out = [Model(fold, weights) for fold in folds]
-    usual = [_means(held_out[i % FOLDS].all_surprises(t), t) for i, t in enumerate(known)]
+    usual = [_means(held_out[fold_of(i, len(known), FOLDS)].all_surprises(t), t) for i, t in enumerate(known)]
     counting = time.process_time() - started
     say("the network")
     kinds = len(groups.names)

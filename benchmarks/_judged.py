@@ -68,6 +68,7 @@ def judge(report: Report, logs: Path, plots: Path) -> None:
     """False alerts per 100 benign sessions, and the share and delay of attacks noticed, all on tasks held out."""
     rows = recorded(logs)
     benign = [r for r in rows if _of(r, _cases.SESSIONS) and "+" not in r["id"] and len(r["marks"]) >= LEAST_STEPS]
+    benign.sort(key=lambda row: (task_of(row), row["id"]))  # as a log has them: one task after another
     attacks = [r for r in rows if not _of(r, _cases.SESSIONS)]
     visible = {r["id"]: r for r in attacks if seen_by_a_host(r)}
     whole = [r for r in rows if "+" in r["id"] and r["id"].partition("+")[2] in visible and r["marks"]]

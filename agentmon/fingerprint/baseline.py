@@ -18,7 +18,7 @@ from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.window import Shape
 
 #: The spread of a statistic is at least that, in its own unit: sessions may all be alike.
-LEAST_SPREAD = {"moment": 1.0, "stretch": 0.1, "whole": 0.5, "shape": 0.5, "novel": 0.5}
+LEAST_SPREAD = {"moment": 1.0, "stretch": 0.1, "whole": 0.5, "shape": 0.5, "novel": 0.5, "grave": 1.0}
 #: Rates of false alerts per session of the two levels.
 ELEVATED, HIGH = 0.05, 0.01
 
@@ -82,6 +82,8 @@ class Baseline:
                 raise AgentmonError(f"baseline `{body.name}`: {error}; train it again") from None
         usual = tuple(body.usual) if network is not None else (*body.usual[:2], (0.0, 0.0))
         core = Core(groups, Model(counts, body.weights), details, body.mean, network, usual)
+        for session in sessions:
+            core.count(pairs_of(body, session))
         shape = Shape(tuple(body.middle), tuple(body.scale), tuple(map(tuple, body.precision)))
         rows = [session.highest for session in sessions]
         standard = Standard.of(rows)
@@ -137,3 +139,9 @@ def count_details(details: dict[str, Counter[str]], body: Body, session: Session
     for group, detail in zip(session.groups, session.details, strict=True):
         if detail:
             details.setdefault(body.groups[group - 1], Counter())[body.details[detail - 1]] += 1
+
+
+def pairs_of(body: Body, session: SessionData) -> Iterable[tuple[str, str]]:
+    """The groups of a stored session, each with its detail."""
+    for group, detail in zip(session.groups, session.details, strict=True):
+        yield body.groups[group - 1], body.details[detail - 1] if detail else ""

@@ -22,7 +22,7 @@ from agentmon.fingerprint.window import NAMES
 
 FORMAT = "agentmon-baseline"
 #: Version of the file's form. Another one is refused.
-VERSION = 2
+VERSION = 3
 #: A file larger than that is no baseline.
 MAX_BYTES = 64 << 20
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One session, followed token by token: what each part of the model says of it so far.
 
-Five statistics, each of another kind of deviation: a *moment* (one or two acts that do not belong here), a *stretch*
+Six statistics, each of another kind of deviation: a *moment* (one or two acts that do not belong here), a *stretch*
 (64 tokens in a strange order), the *whole* session (its last hundreds of tokens), the *shape* of a stretch (its
-shares, variety, fan-out), and how many *novel* kinds of act there were of late, wherever they stood. What counts is
-the highest value that each has had: a promise per session must hold however often one looks.
+shares, variety, fan-out), how many *novel* kinds of act there were of late, wherever they stood, and how rare those
+*grave* acts are among sessions that have consequences. What counts is the highest value that each has had: a promise
+per session must hold however often one looks.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass, field
 from math import inf, log2
 from typing import Final, NamedTuple
 
+from agentmon.fingerprint.grave import grave
 from agentmon.fingerprint.network import Network
 from agentmon.fingerprint.sequence import DISTINCT, LONGEST, Model, Vocabulary
 from agentmon.fingerprint.tokens import PLANNED, Token, of_plans
 from agentmon.fingerprint.window import PROCESSES, Depths, Shape, Windows
 
-STATISTICS: Final = ("moment", "stretch", "whole", "shape", "novel")
+STATISTICS: Final = ("moment", "stretch", "whole", "shape", "novel", "grave")
 #: Tokens of a stretch; as many of the baseline's mean stand before a session begins.
 STRETCH: Final = 64
 #: What is left of the surprise of one token at the next.
@@ -54,23 +56,42 @@ class Core:
     network: Network | None = None
     #: middle and spread of each of `Means` over sessions of the baseline
     usual: tuple[tuple[float, float], ...] = ((0.0, 1.0),) * len(WHOLE)
-    asked: dict[tuple[str, str], tuple[int, float, bool, bool]] = field(default_factory=dict)
+    sessions: int = 0
+    #: how many sessions had a group (with detail ""), and a group with a detail
+    had: Counter[tuple[str, str]] = field(default_factory=Counter)
+    asked: dict[tuple[str, str], tuple[int, float, bool, bool, float]] = field(default_factory=dict)
     plans: bool = field(init=False)
     """Whether sessions of the baseline had plans. To one without, steps say nothing: its promise is not about them."""
 
     def __post_init__(self) -> None:
         self.plans = any(map(of_plans, self.groups.names))
 
-    def ask(self, group: str, detail: str) -> tuple[int, float, bool, bool]:
-        """Of a token: its group's number, the surprise of its detail, whether that is new, whether the group is.
+    def ask(self, group: str, detail: str) -> tuple[int, float, bool, bool, float]:
+        """Of a token: its group's number, its detail's surprise, whether that is new, whether the group is, its rarity.
 
         Of a group never seen the detail is no surprise. What was `asked` is remembered.
         """
         if len(self.asked) >= _ASKED:
             self.asked.clear()
         number = self.groups.number(group)
-        found = self.asked[group, detail] = (number, *self._detail_bits(group, detail), not self.model.knows(number))
+        found = self.asked[group, detail] = (
+            number, *self._detail_bits(group, detail), not self.model.knows(number), self._rarity(group, detail),
+        )  # fmt: skip
         return found
+
+    def count(self, session: Iterable[tuple[str, str]]) -> None:
+        """One session's groups with their details: what it had."""
+        pairs = set(session)
+        self.sessions += 1
+        self.had.update(pairs)
+        self.had.update({(group, "") for group, detail in pairs if detail})
+
+    def _rarity(self, group: str, detail: str) -> float:
+        """Of an act of consequence: bits, by the share of sessions that had the like, halfway with the same program."""
+        if not grave(group):
+            return 0.0
+        like, same = self.had[group, ""], self.had[group, detail]
+        return log2(self.sessions + 1) - 0.5 * (log2(like + 1) + log2(same + 1))
 
     def _detail_bits(self, group: str, detail: str) -> tuple[float, bool]:
         known = self.details.get(group)
@@ -118,6 +139,7 @@ class Progress:
     _distinct: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _grams: set[tuple[int, ...]] = field(default_factory=set)
     _met: set[str] = field(default_factory=set)  # groups that the baseline never had
+    _grave: set[tuple[str, str]] = field(default_factory=set)
     _unread: list[int] = field(default_factory=list)  # by the network
     _network: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _cuts: Windows = field(default_factory=Windows)
@@ -134,7 +156,7 @@ class Progress:
         what, pid = token[1:3], token[7]
         if token[3] == PLANNED and not core.plans:
             return False
-        number, detail, new_detail, new_group = core.asked.get(what) or core.ask(*what)
+        number, detail, new_detail, new_group, rarity = core.asked.get(what) or core.ask(*what)
         operation, last = token[3], self._last
         if operation in _OF_PROCESSES:
             depth = self._depths.of(token)
@@ -153,6 +175,11 @@ class Progress:
             self.now["novel"] += 1
             self._raise("novel")
             self.slow += 1
+        if rarity and what not in self._grave:
+            self._grave.add(what)
+            self.now["grave"] += rarity
+            self._raise("grave")
+            self.slow += 1
         if not news:
             return False
         recent = self._recent
@@ -169,6 +196,7 @@ class Progress:
         if count % HORIZON == 0:
             self._grams.clear()  # what came long ago is news again
             self._met.clear()
+            self._grave.clear()
         gram = gram[-DISTINCT:]
         if gram not in self._grams:
             self._grams.add(gram)
@@ -182,6 +210,7 @@ class Progress:
             now["whole"] = core.whole(self.means())
             self._raise("whole")
             now["novel"] *= _KEEP ** (_CHUNK // 4)
+            now["grave"] *= _KEEP ** (_CHUNK // 4)
             self.slow += 1
         if moment > highest.get("moment", -inf):
             highest["moment"] = moment

@@ -232,10 +232,15 @@ class Model:
 EVEN: Final = tuple((1.0,) * BUCKETS for _ in ORDERS)
 
 
+def fold_of(place: int, count: int, folds: int) -> int:
+    """The fold of a session. Neighbours are in one: who does a task again must not be judged by its first attempt."""
+    return place * folds // count
+
+
 def learn(
     sequences: Sequence[Sequence[int]], folds: int = 4, rounds: int = 12
 ) -> tuple[list[list[float]], list[Counts]]:
-    """Weights, and for each fold the counts of all sessions but its own (those of place modulo folds).
+    """Weights, and for each fold (`fold_of`) the counts of all sessions but its own.
 
     The weights are common to all folds: a table of 7 by 16 numbers cannot remember a session.
     """
@@ -245,13 +250,13 @@ def learn(
     for fold in range(folds):
         counts = Counts()
         for place, sequence in enumerate(sequences):
-            if place % folds != fold:
+            if fold_of(place, len(sequences), folds) != fold:
                 counts.add(sequence)
         counted.append(counts)
     models = [Model(counts, EVEN) for counts in counted]
     probabilities, buckets = array("d"), array("B")
     for place, sequence in enumerate(sequences):
-        model = models[place % folds]
+        model = models[fold_of(place, len(sequences), folds)]
         for i, number in enumerate(sequence):
             for probability, level in model.parts(sequence[max(0, i - LONGEST) : i], number):
                 probabilities.append(probability)

@@ -117,6 +117,8 @@ class Tokens:
             group = f"{word} {kind}"
         elif operation in _FILES:
             place = self._places.of(record.object)
+            if place == "proc/private" and record.object.startswith((f"/proc/{record.pid}/", "/proc/self/")):
+                place = "proc/process"  # its own: many programs look at that
             group = f"{word} {place}"
         elif operation in _NET:
             place, host = host_class(record.object, record.host)

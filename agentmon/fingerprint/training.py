@@ -20,7 +20,7 @@ from agentmon.fingerprint.network import LEAST_TOKENS as NETWORK_TOKENS
 from agentmon.fingerprint.network import Network
 from agentmon.fingerprint.network import train as train_network
 from agentmon.fingerprint.progress import STATISTICS, WHOLE, Core, Progress, without_runs
-from agentmon.fingerprint.sequence import Counts, Model, Vocabulary, learn
+from agentmon.fingerprint.sequence import Counts, Model, Vocabulary, fold_of, learn
 from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.window import STEP, WINDOW, Shape
 
@@ -158,18 +158,20 @@ def _fit(sessions: Sequence[Recorded], with_network: bool, say: Say) -> _Fitted:
     sequences = [[groups.add(t.group) for t in tokens] for tokens in plain]
     say(f"learning sequences of {sum(map(len, sequences)):,} acts in {len(sessions)} sessions")
     weights, counted = learn(sequences, FOLDS)
+    fold = [fold_of(i, len(sessions), FOLDS) for i in range(len(sessions))]
     nets: list[Network | None] = [None] * FOLDS
     final = None
     if with_network and len(sessions) >= NETWORK_SESSIONS and sum(map(len, sequences)) >= NETWORK_TOKENS:
         say("training the network, three times: two of them for its calibration")
-        halves = [train_network(sequences[1 - half :: 2], len(groups.names)) for half in (0, 1)]
-        nets = [halves[fold % 2] for fold in range(FOLDS)]
+        middle = -(-len(sequences) // 2)
+        halves = [train_network(other, len(groups.names)) for other in (sequences[middle:], sequences[:middle])]
+        nets = [halves[2 * one // FOLDS] for one in range(FOLDS)]
         final = train_network(sequences, len(groups.names))
     elif with_network:
         say(f"too little for a network ({NETWORK_SESSIONS} sessions, {NETWORK_TOKENS:,} acts): none is trained")
-    cores = _cores(plain, groups, weights, counted, nets)
+    cores = _cores(plain, fold, groups, weights, counted, nets)
     say("scoring each session by a model that never saw it")
-    first = [_run(cores[i % FOLDS], None, s.tokens) for i, s in enumerate(sessions)]
+    first = [_run(cores[fold[i]], None, s.tokens) for i, s in enumerate(sessions)]
     mean = fmean(b for bits, _, _ in first for b in bits)
     usual = [_usual([means[i] for _, means, _ in first]) if i < 2 or final else (0.0, 0.0) for i in range(len(WHOLE))]
     for core in cores:
@@ -177,13 +179,12 @@ def _fit(sessions: Sequence[Recorded], with_network: bool, say: Say) -> _Fitted:
     windows = [cuts for _, _, cuts in first]
     say(f"learning the shape of {sum(map(len, windows)):,} windows")
     shapes = [
-        fitting.fit_shape([w for i, cuts in enumerate(windows) if i % FOLDS != fold for w in cuts])
-        for fold in range(FOLDS)
+        fitting.fit_shape([w for i, cuts in enumerate(windows) if fold[i] != one for w in cuts]) for one in range(FOLDS)
     ]
     shape = fitting.fit_shape([w for cuts in windows for w in cuts])
     stored = []
     for i, session in enumerate(sessions):
-        progress = Progress(cores[i % FOLDS], shapes[i % FOLDS])
+        progress = Progress(cores[fold[i]], shapes[fold[i]])
         for token in session.tokens:
             progress.add(token)
         highest = progress.end()
@@ -199,20 +200,25 @@ def _fit(sessions: Sequence[Recorded], with_network: bool, say: Say) -> _Fitted:
 
 def _cores(
     plain: Sequence[Sequence[Token]],
+    fold: Sequence[int],
     groups: Vocabulary,
     weights: list[list[float]],
     counted: Sequence[Counts],
     nets: Sequence[Network | None],
 ) -> list[Core]:
     cores = []
-    for fold, counts in enumerate(counted):
+    for one, counts in enumerate(counted):
         details: dict[str, Counter[str]] = {}
         for i, tokens in enumerate(plain):
-            if i % FOLDS != fold:
+            if fold[i] != one:
                 for token in tokens:
                     if token.detail:
                         details.setdefault(token.group, Counter())[token.detail] += 1
-        cores.append(Core(groups, Model(counts, weights), details, 0.0, nets[fold]))
+        core = Core(groups, Model(counts, weights), details, 0.0, nets[one])
+        for i, tokens in enumerate(plain):
+            if fold[i] != one:
+                core.count((t.group, t.detail) for t in tokens)
+        cores.append(core)
     return cores
 
 
@@ -230,10 +236,10 @@ def _usual(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _check(name: str, sessions: Sequence[Recorded], network: bool) -> list[Checked]:
-    """Every fourth session is held out of everything, then counted."""
-    kept = [s for i, s in enumerate(sessions) if i % 4 != 3]
-    baseline = Baseline.of(_fit(kept, network, lambda _: None).body(name, None, []))
-    return observed(baseline, [s.tokens for i, s in enumerate(sessions) if i % 4 == 3])
+    """The last quarter is held out of everything, then counted."""
+    kept = len(sessions) - len(sessions) // 4
+    baseline = Baseline.of(_fit(sessions[:kept], network, lambda _: None).body(name, None, []))
+    return observed(baseline, [s.tokens for s in sessions[kept:]])
 
 
 def observed(baseline: Baseline, sessions: Sequence[Sequence[Token]]) -> list[Checked]:

@@ -165,7 +165,7 @@ class Watcher:
 
     def _of_slow(self) -> float:
         middle, spread, now = self._standard.middle, self._standard.spread, self._progress.now
-        names = (name for name in ("whole", "shape", "novel") if name in self._progress.highest)
+        names = (name for name in ("whole", "shape", "novel", "grave") if name in self._progress.highest)
         return max(((now[name] - middle[name]) / spread[name] for name in names), default=NO_SCORE)
 
     def _change(self, now_ns: int, score: float) -> Alert | None:
@@ -196,8 +196,10 @@ class Watcher:
         found: list[str] = []
         acts: list[str] = []
         groups: set[str] = set()
-        for noted in sorted((Noted(*fields) for fields in self._latest), key=lambda noted: -noted.bits):
-            if len(acts) < NAMED and str(noted.token) not in groups:
+        latest = sorted((Noted(*fields) for fields in self._latest), key=lambda noted: -noted.bits)
+        for noted in latest:
+            # what is half as surprising as the first is no reason beside it
+            if len(acts) < NAMED and str(noted.token) not in groups and noted.bits > latest[0].bits / 2:
                 groups.add(str(noted.token))
                 acts.append(explain.act(baseline.core, noted))
         for name, value in sorted(each.items(), key=lambda pair: -pair[1]):

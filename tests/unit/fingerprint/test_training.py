@@ -101,7 +101,7 @@ def changed(baseline: Baseline, change: Callable[[dict[str, object]], None]) -> 
         (lambda _: "", r"x:1:1: this is no baseline: it is not JSON"),
         (lambda _: "[1]", r"x:1:1: this is no baseline of agentmon"),
         (lambda t: t[: len(t) // 2], r"x:1:\d+: this is no baseline: it is not JSON"),
-        (lambda t: t.replace('"version": 2', '"version": 9'), "version `9` of the form; this agentmon reads 2"),
+        (lambda t: t.replace('"version": 3', '"version": 9'), "version `9` of the form; this agentmon reads 3"),
         (lambda t: t.replace('"revision": 1', '"revision": 2'), "does not match its hash"),
         (lambda _: "[" * 100_000, "not JSON"),
     ],
