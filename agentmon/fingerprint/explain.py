@@ -60,7 +60,7 @@ def statistic(name: str, now: float, baseline: Baseline) -> str:
         "moment": "bits of surprise at once", "stretch": "bits an act over 64 acts",
         "whole": "standard deviations of the session's means", "shape": "from the usual shape of 64 acts",
         "novel": "kinds of act, of the last 256 or so, that the baseline never had",
-        "grave": "bits for how rare its acts with consequences are among sessions",
+        "grave": "bits for how rare an act with consequences is among sessions",
     }[name]  # fmt: skip
     return (
         f"{now:.1f} {unit}; sessions of the baseline stay around {middle:.1f}, nine of ten below {middle + spread:.1f}"

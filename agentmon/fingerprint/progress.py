@@ -3,9 +3,9 @@
 
 Six statistics, each of another kind of deviation: a *moment* (one or two acts that do not belong here), a *stretch*
 (64 tokens in a strange order), the *whole* session (its last hundreds of tokens), the *shape* of a stretch (its
-shares, variety, fan-out), how many *novel* kinds of act there were of late, wherever they stood, and how rare those
-*grave* acts are among sessions that have consequences. What counts is the highest value that each has had: a promise
-per session must hold however often one looks.
+shares, variety, fan-out), how many *novel* kinds of act there were of late, wherever they stood, and how rare among
+sessions the rarest *grave* act was of late: one with consequences. What counts is the highest value that each has
+had: a promise per session must hold however often one looks.
 """
 
 from __future__ import annotations
@@ -139,7 +139,6 @@ class Progress:
     _distinct: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _grams: set[tuple[int, ...]] = field(default_factory=set)
     _met: set[str] = field(default_factory=set)  # groups that the baseline never had
-    _grave: set[tuple[str, str]] = field(default_factory=set)
     _unread: list[int] = field(default_factory=list)  # by the network
     _network: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _cuts: Windows = field(default_factory=Windows)
@@ -175,9 +174,8 @@ class Progress:
             self.now["novel"] += 1
             self._raise("novel")
             self.slow += 1
-        if rarity and what not in self._grave:
-            self._grave.add(what)
-            self.now["grave"] += rarity
+        if rarity > self.now["grave"]:  # the rarest, not their sum: where one is new to a task, others are as well
+            self.now["grave"] = rarity
             self._raise("grave")
             self.slow += 1
         if not news:
@@ -196,7 +194,6 @@ class Progress:
         if count % HORIZON == 0:
             self._grams.clear()  # what came long ago is news again
             self._met.clear()
-            self._grave.clear()
         gram = gram[-DISTINCT:]
         if gram not in self._grams:
             self._grams.add(gram)
