@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from statistics import fmean
 
 from agentmon.errors import AgentmonError
 from agentmon.fingerprint.conformal import Calibration, Martingale
@@ -19,30 +20,37 @@ from agentmon.fingerprint.window import Shape
 
 #: The spread of a statistic is at least that, in its own unit: sessions may all be alike.
 LEAST_SPREAD = {"moment": 1.0, "stretch": 0.1, "whole": 0.5, "shape": 0.5, "novel": 0.5, "grave": 1.0}
+#: Sessions whose mean is the spread's end, at least: of few, the highest tenth is one.
+TOP = 3
 #: Rates of false alerts per session of the two levels.
 ELEVATED, HIGH = 0.05, 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """Middle and spread of each statistic over sessions of the baseline: makes them comparable."""
+    """Middle and spread of each statistic over sessions of the baseline: makes them comparable.
+
+    The spread reaches to the mean of the highest tenth: a statistic that seldom is very high must not set the threshold
+    of the others. ``nine``: what nine of ten sessions stay below.
+    """
 
     middle: dict[str, float]
     spread: dict[str, float]
+    nine: dict[str, float]
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[float]]) -> Standard:
         """From the highest values of sessions that the model did not see."""
-        middle, spread = {}, {}
+        middle, spread, nine = {}, {}, {}
         for place, name in enumerate(STATISTICS):
             values = sorted(row[place] for row in rows)
             middle[name] = values[len(values) // 2]
-            upper = values[min(len(values) - 1, (9 * len(values)) // 10)]
-            spread[name] = max(upper - middle[name], LEAST_SPREAD[name])
-        return cls(middle, spread)
+            nine[name] = values[min(len(values) - 1, (9 * len(values)) // 10)]
+            spread[name] = max(fmean(values[-max(TOP, -(-len(values) // 10)) :]) - middle[name], LEAST_SPREAD[name])
+        return cls(middle, spread, nine)
 
     def each(self, values: dict[str, float]) -> dict[str, float]:
-        """1: as high as nine sessions of ten stay below."""
+        """1: as high as the highest tenth of sessions is on average."""
         return {name: (value - self.middle[name]) / self.spread[name] for name, value in values.items()}
 
     def score(self, values: dict[str, float]) -> float:

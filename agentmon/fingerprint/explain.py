@@ -55,13 +55,11 @@ def window(baseline: Baseline, values: Sequence[float], most: int = 3) -> list[s
 
 def statistic(name: str, now: float, baseline: Baseline) -> str:
     """One of the statistics, with what sessions of the baseline reach."""
-    middle, spread = baseline.standard.middle[name], baseline.standard.spread[name]
+    middle, nine = baseline.standard.middle[name], baseline.standard.nine[name]
     unit = {
         "moment": "bits of surprise at once", "stretch": "bits an act over 64 acts",
         "whole": "standard deviations of the session's means", "shape": "from the usual shape of 64 acts",
         "novel": "kinds of act, of the last 256 or so, that the baseline never had",
         "grave": "bits for how rare an act with consequences is among sessions",
     }[name]  # fmt: skip
-    return (
-        f"{now:.1f} {unit}; sessions of the baseline stay around {middle:.1f}, nine of ten below {middle + spread:.1f}"
-    )
+    return f"{now:.1f} {unit}; sessions of the baseline stay around {middle:.1f}, nine of ten below {nine:.1f}"

@@ -174,7 +174,9 @@ class Progress:
             self.now["novel"] += 1
             self._raise("novel")
             self.slow += 1
-        if rarity > self.now["grave"]:  # the rarest, not their sum: where one is new to a task, others are as well
+        if (
+            rarity and rarity > self.now["grave"]
+        ):  # the rarest, not their sum: where one is new to a task, others are as well
             self.now["grave"] = rarity
             self._raise("grave")
             self.slow += 1

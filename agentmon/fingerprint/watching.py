@@ -38,7 +38,7 @@ class Alert:
 
 
 class Judgement(NamedTuple):
-    """A session after one record. ``score``: 1 is what nine of ten sessions of the baseline stay below.
+    """A session after one record. ``score``: 1 is what the highest tenth of the baseline's sessions reach on average.
 
     ``trend`` is how much the score changed over the last 64 acts; ``alert`` is set where the level rose.
     """
