@@ -14,7 +14,7 @@ from agentmon.fingerprint.conformal import Calibration, Martingale
 from agentmon.fingerprint.document import Body, SessionData, digest
 from agentmon.fingerprint.network import Network
 from agentmon.fingerprint.progress import STATISTICS, Core, Progress
-from agentmon.fingerprint.sequence import Counts, Model, Vocabulary
+from agentmon.fingerprint.sequence import FOLDS, Counts, Model, Vocabulary
 from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.window import Shape
 
@@ -90,6 +90,7 @@ class Baseline:
                 raise AgentmonError(f"baseline `{body.name}`: {error}; train it again") from None
         usual = tuple(body.usual) if network is not None else (*body.usual[:2], (0.0, 0.0))
         core = Core(groups, Model(counts, body.weights), details, body.mean, network, usual)
+        core.part = (FOLDS - 1) / FOLDS
         for session in sessions:
             core.count(pairs_of(body, session))
         shape = Shape(tuple(body.middle), tuple(body.scale), tuple(map(tuple, body.precision)))

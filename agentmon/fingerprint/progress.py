@@ -57,6 +57,8 @@ class Core:
     #: middle and spread of each of `Means` over sessions of the baseline
     usual: tuple[tuple[float, float], ...] = ((0.0, 1.0),) * len(WHOLE)
     sessions: int = 0
+    part: float = 1.0
+    """Of the sessions, what counts: all of them say no more of a rare act than those of the folds said in training."""
     #: how many sessions had a group (with detail ""), and a group with a detail
     had: Counter[tuple[str, str]] = field(default_factory=Counter)
     asked: dict[tuple[str, str], tuple[int, float, bool, bool, float]] = field(default_factory=dict)
@@ -90,8 +92,8 @@ class Core:
         """Of an act of consequence: bits, by the share of sessions that had the like, halfway with the same program."""
         if not grave(group):
             return 0.0
-        like, same = self.had[group, ""], self.had[group, detail]
-        return log2(self.sessions + 1) - 0.5 * (log2(like + 1) + log2(same + 1))
+        of, like, same = (self.part * n + 1 for n in (self.sessions, self.had[group, ""], self.had[group, detail]))
+        return round(log2(of) - 0.5 * (log2(like) + log2(same)), 6)  # as it is kept: equal ones are to be equal
 
     def _detail_bits(self, group: str, detail: str) -> tuple[float, bool]:
         known = self.details.get(group)
@@ -174,9 +176,8 @@ class Progress:
             self.now["novel"] += 1
             self._raise("novel")
             self.slow += 1
-        if (
-            rarity and rarity > self.now["grave"]
-        ):  # the rarest, not their sum: where one is new to a task, others are as well
+        # the rarest, not their sum: where one is new to a task, others are as well
+        if rarity and rarity > self.now["grave"]:
             self.now["grave"] = rarity
             self._raise("grave")
             self.slow += 1

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from math import log2
 from typing import Final
 
+#: Parts of the sessions; each is judged by a model of the others.
+FOLDS: Final = 4
 #: Lengths of context. Longer ones gain nothing on any data tried.
 ORDERS: Final = (0, 1, 2, 3, 4, 6, 8)
 LONGEST: Final = ORDERS[-1]
@@ -238,7 +240,7 @@ def fold_of(place: int, count: int, folds: int) -> int:
 
 
 def learn(
-    sequences: Sequence[Sequence[int]], folds: int = 4, rounds: int = 12
+    sequences: Sequence[Sequence[int]], folds: int = FOLDS, rounds: int = 12
 ) -> tuple[list[list[float]], list[Counts]]:
     """Weights, and for each fold (`fold_of`) the counts of all sessions but its own.
 

@@ -20,7 +20,7 @@ from agentmon.fingerprint.network import LEAST_TOKENS as NETWORK_TOKENS
 from agentmon.fingerprint.network import Network
 from agentmon.fingerprint.network import train as train_network
 from agentmon.fingerprint.progress import STATISTICS, WHOLE, Core, Progress, without_runs
-from agentmon.fingerprint.sequence import Counts, Model, Vocabulary, fold_of, learn
+from agentmon.fingerprint.sequence import FOLDS, Counts, Model, Vocabulary, fold_of, learn
 from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.window import STEP, WINDOW, Shape
 
@@ -30,7 +30,6 @@ LEAST_TOKENS = 1000
 LEAST_WINDOWS = 20
 #: Different acts: else the recording, not the agent, is what would be learnt.
 LEAST_GROUPS = 5
-FOLDS = 4
 #: A session shorter than that is not one.
 LEAST_OF_SESSION = 8
 PROMISED = (0.01, 0.05, 0.1, 0.2)

@@ -9,6 +9,7 @@ import pytest
 
 from agentmon.fingerprint.baseline import Baseline
 from agentmon.fingerprint.grave import grave
+from agentmon.fingerprint.progress import STATISTICS
 from agentmon.fingerprint.tokens import Token, Tokens
 from agentmon.fingerprint.training import Recorded, train
 from agentmon.fingerprint.watching import retold
@@ -74,6 +75,13 @@ def test_what_an_agent_usually_does_is_not_grave_for_it() -> None:
     for seed in range(6000, 6010):
         told = baseline.standard.each(baseline.highest(session(seed, *acts).tokens))
         assert told["grave"] <= 1
+
+
+def test_the_promise_counts_sessions_of_the_baseline_that_did_something_unheard_of() -> None:
+    odd = session(7, ACTS["a key is read"])
+    baseline = train("odd", [odd if n == 7 else session(n) for n in range(40)], check=False)
+    other = baseline.highest(session(6100, ACTS["a job is installed"]).tokens)
+    assert other["grave"] <= max(data.highest[STATISTICS.index("grave")] for data in baseline.body.sessions)
 
 
 def test_its_own_process_is_no_secret_to_a_program(tokens: Callable[[MadeSession], list[Token]]) -> None:
