@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 PLACES = 5
 #: Steps of a session at least that a host saw; a shorter one ended its sandbox.
 LEAST_STEPS = 3
-RATES = {"high": HIGH, "elevated": ELEVATED, "10 %": 0.1}
+RATES = {"high": HIGH, "elevated": ELEVATED, "10 %": 0.1, "20 %": 0.2}
 #: Process numbers of an attack are moved by so much: they are not the session's.
 _OTHERS = 10_000_000
 
