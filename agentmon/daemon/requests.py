@@ -77,6 +77,20 @@ class Step(Request):
     """Of a command: not the sender itself, but who runs it."""
 
 
+class ToolStep(Request):
+    """A tool call of the agent program begins a step, or has ended; the sender is a hook that it runs."""
+
+    steps: list[str] = Field(min_length=1, max_length=64)
+    """Which one; with `ends`, one of these."""
+    ends: bool = False
+    call: str | None = Field(default=None, max_length=200)
+    """The call; None, with `ends`: all that there are."""
+    status: int = Field(default=0, ge=0, le=255)
+    """Of one that ends, as a shell has it."""
+    program: str | None = Field(default=None, min_length=1, max_length=255)
+    """What the agent program is called; None: it is the first ancestor that is no shell with `-c`."""
+
+
 class Release(Request):
     """End a session: its processes run on, unfenced."""
 
@@ -195,6 +209,7 @@ VERBS: dict[str, tuple[type[Request], bool, bool]] = {
     "why": (Why, True, False),
     "bookmark": (Bookmark, True, False),
     "step": (Step, True, False),
+    "toolstep": (ToolStep, True, False),
     "ask": (Ask, True, False),
     "asked": (Asked, True, False),
     "approvals": (Approvals, False, False),

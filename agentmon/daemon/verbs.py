@@ -34,11 +34,13 @@ from agentmon.daemon.requests import (
     SetRisk,
     Step,
     Summary,
+    ToolStep,
     Watch,
     Why,
     parse,
 )
 from agentmon.daemon.told import Told
+from agentmon.daemon.toolcalls import ToolCalls
 from agentmon.engine import Session
 from agentmon.engine.plans import states_of
 from agentmon.errors import AgentmonError, ConfigError, PolicyError
@@ -68,6 +70,7 @@ class Verbs:
         self._callers = Callers(daemon)
         self._told = Told(daemon)
         self._held = Held(daemon)
+        self._tool_calls = ToolCalls(daemon, self._mark)
         self.opened = self._callers.opened
 
     def handle(self, connection: Connection, peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +106,8 @@ class Verbs:
                 return self._resume(caller, request)
             case Step():
                 return self._step(caller, request)
+            case ToolStep():
+                return self._tool_calls.step(caller, request)
             case SetRisk():
                 return self._risk(caller.peer, request)
             case Summary():
@@ -276,7 +281,6 @@ class Verbs:
 
     def _step(self, caller: Caller, request: Step) -> dict[str, Any]:
         """The kernel decides, as for a program; here is only found who asks."""
-        daemon = self._daemon
         session = caller.own
         if session is None:
             raise RefusedError("only a process inside a session marks a step of its plan", "forbidden")
@@ -286,20 +290,29 @@ class Verbs:
         names = [step.id for step in plan.compiled.steps]
         if request.name not in names:
             raise RefusedError(f"the plan has no step `{request.name}`; it has {', '.join(names)}", "usage")
-        number = names.index(request.name)
         key = self._marked(session, caller.peer.pid, parent=request.parent)
+        self._mark(session, key, names.index(request.name), ends=request.ends, status=request.status)
+        return {"session": session.id, "step": request.name, "ends": request.ends}
+
+    def _mark(self, session: Session, key: ProcessKey, number: int, *, ends: bool, status: int = 0) -> None:
+        """Have the kernel begin a step of a process, or end it. Raises `RefusedError`: it may not, and why."""
+        daemon = self._daemon
+        plan = session.view.plan
+        if plan is None or session.progress is None:
+            raise RefusedError(f"session `{session.id}` has no plan", "usage")
+        name = plan.name(number)
         daemon.drain()  # what is done by now may be what it needs
-        why = daemon.monitor.mark_step(key, number, ends=request.ends, status=request.status)
+        why = daemon.monitor.mark_step(key, number, ends=ends, status=status)
         daemon.drain()
         if why is None:
-            return {"session": session.id, "step": request.name, "ends": request.ends}
+            return
         said = session.progress.why(plan, number, why) if why.of_plan else "the process could not be tracked"
         if why is Reason.PLAN_MARK:
-            said = _no_mark(plan.compiled.steps[number], request.name, ends=request.ends)
+            said = _no_mark(plan.compiled.steps[number], name, ends=ends)
         known = session.processes.get(key)
         record = Record(
             time.time_ns(), "step", session.id, key.pid, key.start_ns, session.uid, known.comm if known else "",
-            "refused", request.name, "deny", detail=said,
+            "refused", name, "deny", detail=said,
         )  # fmt: skip
         daemon.report(record)
         session.progress.violations += 1

@@ -83,7 +83,7 @@ SHORT = {
 }
 # With AGENTMON_GUESTS=all, before a release: all of it on each kernel, in hours. But what needs more packages.
 NATIVE = _files("fingerprint", "plan_examples")
-AGENTS = _files("run", "enroll", "told", "top", "hold", "approvals", "parking", "fence_survives")
+AGENTS = _files("run", "plan_hook", "enroll", "told", "top", "hold", "approvals", "parking", "fence_survives")
 DAEMONS = _files("missing_programs", "resolver", "other_resolvers", "reload_daemon")
 REACT = _files("exec", "hold", "hold_exec", "hold_open", "network", "operations", "tracking")
 ALL = {

@@ -60,11 +60,11 @@ class Daemon:
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     monkeypatch.delenv("AGENTMON_SOCKET", raising=False)
 
-    def say(event: object, daemon: Daemon) -> tuple[int, str, str]:
+    def say(event: object, daemon: Daemon, *words: str) -> tuple[int, str, str]:
         data = event if isinstance(event, bytes) else json.dumps(event).encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         monkeypatch.setattr(hook, "connect_inside", daemon)
-        code = main(["hook", "claude-code"])
+        code = main(["hook", "claude-code", *words])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -150,6 +150,45 @@ def test_inside_one_a_daemon_that_does_not_answer_is_told_and_stops_nobody(
     monkeypatch.setenv("AGENTMON_SOCKET", "/run/agentmon/control.sock")
     assert say(event("PostToolUse"), Daemon(UnreachableError("nobody"))) == (1, "", "agentmon: nobody\n")
     assert say(event("PostToolUse"), Daemon(RefusedError("no", "forbidden")))[0] == 1
+
+
+def test_the_first_step_that_fits_begins_before_the_call_is_marked(say: Say) -> None:
+    daemon = Daemon({})
+    words = ["--step", "Bash(pytest *)=test", "--step", "mcp__git__*=push", "--step", "*=rest", "--agent", "claude"]
+    for tool, given, step in [
+        ("Bash", {"command": "pytest -x"}, "test"),
+        ("Bash", {"command": " pytest\n"}, "test"),
+        ("Bash", {"command": "pytests"}, "rest"),
+        ("Bash", {"command": 7}, "rest"),
+        ("mcp__git__push", None, "push"),
+        ("Edit", {"file_path": "x"}, "rest"),
+    ]:
+        daemon.asked.clear()
+        assert say(event("PreToolUse", tool_use_id="t", tool_name=tool, tool_input=given), daemon, *words) == (
+            0,
+            "",
+            "",
+        )
+        assert daemon.asked == [
+            ("toolstep", {"steps": [step], "call": "t", "program": "claude"}), ("bookmark", {"name": "t"}),
+        ]  # fmt: skip
+
+
+def test_a_step_that_may_not_begin_forbids_the_call_and_says_why(say: Say) -> None:
+    daemon = Daemon(RefusedError("step x may not begin yet: it comes after y", "denied"))
+    code, out, err = say(event("PreToolUse"), daemon, "--step", "Bash=x")
+    found = json.loads(out)["hookSpecificOutput"]
+    assert (code, err) == (0, "")
+    assert (found["hookEventName"], found["permissionDecision"]) == ("PreToolUse", "deny")
+    assert found["permissionDecisionReason"].endswith("step x may not begin yet: it comes after y")
+
+
+def test_without_steps_the_end_of_a_turn_asks_nobody(say: Say) -> None:
+    daemon = Daemon(NOTHING)
+    assert say(event("Stop"), daemon, "--step", "Bash=x", "--step", "Edit=x") == (0, "", "")
+    assert daemon.asked == [
+        ("toolstep", {"steps": ["x"], "call": None, "ends": True, "status": 0, "program": None})
+    ]  # fmt: skip
 
 
 def test_what_an_agent_names_cannot_forge_lines() -> None:

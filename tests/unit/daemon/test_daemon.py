@@ -145,7 +145,7 @@ def test_bad_requests_are_told_what_is_wrong(verb: str, fields: dict[str, object
 
 def test_only_harmless_verbs_are_for_the_fenced() -> None:
     assert {verb for verb, (_, harmless, _) in VERBS.items() if harmless} == {
-        "ping", "ps", "summary", "why", "bookmark", "ask", "asked", "step",
+        "ping", "ps", "summary", "why", "bookmark", "ask", "asked", "step", "toolstep",
     }  # fmt: skip
     assert {verb for verb, (*_, operators) in VERBS.items() if operators} == {"release", "reload", "risk"}
     parsed = parse("enroll", {"pid": 7, "policy": {"name": "p"}, "workspace": "/"})
