@@ -476,6 +476,18 @@ static __always_inline __u32 arguments_of(const struct am_actor *a)
 }
 #endif
 
+/* Whether a part of a plan has anything but plain consent to operations: else it need not be asked. */
+static __always_inline bool part_says(__u32 part, __u32 ops)
+{
+	struct am_policy *p = bpf_map_lookup_elem(&policies, &part);
+
+	for (__u32 op = 0; op < AM_PATH_OPS; op++) {
+		if (ops & (1U << op) && (!p || p->severest[op] != AM_ALLOW))
+			return true;
+	}
+	return false;
+}
+
 /*
  * Judges the job by what the plan says of its process: it comes before run_automaton() and judge(), which then take the worse
  * of both. `guess`: the arguments of a program are not known yet. Inlined: the chain of calls from a hook to list_rule() has the eight that may be.
@@ -490,7 +502,7 @@ static __always_inline void plan_first(const struct am_actor *a, __u32 slot, str
 		job->plan_pinned = 0;
 		job->plan_op = lowest_bit(job->ops);
 		job->plan_best = a->part;
-	} else if (a->part && job->plan_ops) {
+	} else if (a->part && part_says(a->part - 1, job->plan_ops)) {
 		job->policy = a->part - 1;
 		if (!why && run_automaton(slot))
 			why = AM_NO_STATE;
