@@ -149,6 +149,11 @@ struct fs_struct {
 	struct path pwd;
 };
 
+struct vm_area_struct {
+	unsigned long vm_flags;
+	struct file *vm_file;
+};
+
 struct mm_struct {
 	struct file *exe_file;
 	unsigned long arg_start;
@@ -262,7 +267,7 @@ struct linux_binprm {
 };
 
 struct pt_regs {
-	unsigned long r10, r8;
+	unsigned long bp, r10, r8;
 	unsigned long bx;
 	unsigned long cx;
 	unsigned long di;

@@ -752,6 +752,11 @@ int BPF_PROG(process_exec, struct linux_binprm *bprm)
 	__u32 why;
 
 	if (identify(&a) == 1) {
+		if (a.proc.args) {
+			p = bpf_map_lookup_elem(&procs, &a.key);
+			if (p)
+				p->args = 0; /* its memory is new */
+		}
 		if (a.proc.stepping & AM_COMMAND) {
 			p = bpf_map_lookup_elem(&procs, &a.key);
 			if (p)

@@ -40,7 +40,13 @@ char LICENSE[] SEC("license") = "GPL";
 #define SOCKETCALL_CONNECT 3 /* include/uapi/linux/net.h */
 #define SOCKETCALL_LISTEN 4
 #define SOCKETCALL_SETSOCKOPT 14
-#define IORING_OP_CONNECT 16 /* include/uapi/linux/io_uring.h */
+#define IORING_OP_WRITEV 2 /* include/uapi/linux/io_uring.h */
+#define IORING_OP_WRITE_FIXED 5
+#define IORING_OP_FALLOCATE 17
+#define IORING_OP_WRITE 23
+#define IORING_OP_SPLICE 30
+#define IORING_OP_WRITEV_FIXED 61
+#define IORING_OP_CONNECT 16
 #define IORING_OP_OPENAT 18
 #define IORING_OP_OPENAT2 28
 #define IORING_OP_SOCKET 45
@@ -472,11 +478,29 @@ static __always_inline __u32 ring_ops(__u32 opcode)
 	return 0;
 }
 
+static __always_inline bool ring_writes(__u32 opcode)
+{
+	switch (opcode) {
+	case IORING_OP_WRITEV:
+	case IORING_OP_WRITE_FIXED:
+	case IORING_OP_FALLOCATE:
+	case IORING_OP_WRITE:
+	case IORING_OP_SPLICE:
+	case IORING_OP_WRITEV_FIXED:
+		return true;
+	}
+	return false;
+}
+
 static __always_inline void judge_ring(struct io_kiocb *req)
 {
 	__u32 ops = ring_ops(req->opcode), verdict;
 	struct am_actor a = {};
 	int who;
+
+	if (ring_writes(req->opcode) && steps_on((void *)bpf_get_current_task_btf()))
+		write_bytes(AM_ANY_SIZE,
+			    1); /* how much, nobody knows here: denied where it is counted */
 
 	if (!ops)
 		return;

@@ -279,6 +279,8 @@ struct am_joined {
 /* `run`: its next program is the agent itself, which its owner starts: no plan is asked */
 #define AM_COMMAND 8
 #define AM_OPENING 4 /* react: by a script that its interpreter has yet to open */
+/* LSM, in `args`: since it runs what it runs, it or who it was forked from has mapped a file that is written by that */
+#define AM_MAPS 1
 
 struct am_proc {
 	__u16 session; /* slot */

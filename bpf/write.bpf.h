@@ -5,8 +5,8 @@
  *
  * LSM: before it happens, to the byte, by what the system call asks for; a short write gives nothing back. The parts of a
  * writev() are read from memory that another thread may change meanwhile. Calls that are not known (io_submit, io_uring) are
- * refused. React: after it has happened, by what was really written; then the process ends. A shared mapping of a file
- * that is open for writing counts whole when it is made.
+ * refused. React: after it has happened, by what was really written; then the process ends, as for calls that are not known.
+ * A shared mapping of a file that is open for writing counts whole when it is made, and what it grows by.
  */
 #ifndef AGENTMON_WRITE_H
 #define AGENTMON_WRITE_H
@@ -17,6 +17,7 @@
 #define AM_MAP_SHARED 1
 #define AM_FMODE_WRITE 2
 #define AM_TS_COMPAT 2
+#define AM_X32 0x40000000 /* in the number of a call */
 #define AM_ANY_SIZE (~0ULL >> 1)
 
 static __always_inline __u64 file_of(struct task_struct *t, long fd)
@@ -100,6 +101,27 @@ static __always_inline bool steps_on(struct task_struct *t)
 	return p && p->step;
 }
 
+/* The number of a call, as in the table of its kind. x32 has its own ones from 512 on. */
+static __always_inline __u64 call_number(const struct pt_regs *r, bool compat)
+{
+	return compat ? r->orig_ax : r->orig_ax & ~(__u64)AM_X32;
+}
+
+/* By how much a call lets mappings show more of a file: mremap, or remap_file_pages, which shows another part. */
+static __always_inline __u64 grows(const struct pt_regs *r, bool compat)
+{
+	__u64 nr = call_number(r, compat), was, is;
+
+	if (nr == (compat ? 163 : 25)) {
+		was = compat ? (__u32)r->cx : r->si;
+		is = compat ? (__u32)r->dx : r->dx;
+		return is > was ? is - was : 0;
+	}
+	if (nr == (compat ? 257 : 216))
+		return compat ? (__u32)r->cx : r->si;
+	return 0;
+}
+
 #ifndef AM_REACT
 
 struct am_adding {
@@ -152,10 +174,12 @@ static __noinline __u64 asked_bytes(struct task_struct *t)
 		}
 		return AM_ANY_SIZE;
 	}
-	switch (r->orig_ax) {
+	switch (call_number(r, false)) {
 	case 1: /* write, pwrite64 */
 	case 18:
 		return r->dx;
+	case 285: /* fallocate */
+		return r->r10;
 	case 20: /* writev, pwritev, pwritev2 */
 	case 296:
 	case 328:
@@ -171,6 +195,30 @@ static __noinline __u64 asked_bytes(struct task_struct *t)
 		return r->r8;
 	}
 	return AM_ANY_SIZE;
+}
+
+/* Remembers that an enrolled process has a shared mapping that it may write by. Not in `stepping`: a mark writes that. */
+static __always_inline void maps_now(struct task_struct *t)
+{
+	struct am_proc_key k = {};
+	struct am_proc *p;
+
+	k.tgid = t->tgid;
+	k.start_ns = t->group_leader->start_boottime;
+	p = bpf_map_lookup_elem(&procs, &k);
+	if (p)
+		p->args = AM_MAPS;
+}
+
+static __always_inline bool maps_files(struct task_struct *t)
+{
+	struct am_proc_key k = {};
+	struct am_proc *p;
+
+	k.tgid = t->tgid;
+	k.start_ns = t->group_leader->start_boottime;
+	p = bpf_map_lookup_elem(&procs, &k);
+	return p && p->args == AM_MAPS;
 }
 
 SEC("lsm/file_permission")
@@ -191,13 +239,32 @@ int BPF_PROG(map_check, struct file *f)
 	struct pt_regs *r = (void *)bpf_task_pt_regs(t);
 	bool compat = t->thread_info.status & AM_TS_COMPAT;
 
-	if (!f || r->orig_ax != (compat ? 192 : 9))
+	if (!f || call_number(r, compat) != (compat ? 192 : 9))
 		return 0;
-	if (!((compat ? r->si : r->r10) & AM_MAP_SHARED) || !steps_on(t))
+	if (!((compat ? r->si : r->r10) & AM_MAP_SHARED))
 		return 0;
 	if (!(f->f_mode & AM_FMODE_WRITE) || !is_regular((__u64)f))
 		return 0;
+	if (!steps_on(t)) {
+		maps_now(t); /* a mark may begin a step later */
+		return 0;
+	}
+	maps_now(t);
 	return write_bytes(compat ? (__u32)r->cx : r->si, 0);
+}
+
+/*
+ * The only hook that sees a mapping grow, and not which one: of a process that has a shared one, all count. Both ways, in
+ * place and to another one, come through here; what remap_file_pages() maps has a hook of its own since Linux 6.12 alone.
+ */
+SEC("lsm/mmap_addr")
+int BPF_PROG(grow_check)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+	struct pt_regs *r = (void *)bpf_task_pt_regs(t);
+	__u64 more = grows(r, t->thread_info.status & AM_TS_COMPAT);
+
+	return more && steps_on(t) && maps_files(t) ? write_bytes(more, 0) : 0;
 }
 
 #else
@@ -221,13 +288,16 @@ static __always_inline long written_to(const struct pt_regs *r, bool compat)
 		}
 		return -1;
 	}
-	switch (r->orig_ax) {
-	case 1: /* write, pwrite64, writev, sendfile, pwritev, pwritev2 */
+	switch (call_number(r, false)) {
+	case 1: /* write, pwrite64, writev, sendfile, pwritev, pwritev2; the last three of x32 */
 	case 18:
 	case 20:
 	case 40:
 	case 296:
 	case 328:
+	case 516:
+	case 535:
+	case 547:
 		return (__u32)r->di;
 	case 275: /* splice, copy_file_range */
 	case 326:
@@ -236,21 +306,93 @@ static __always_inline long written_to(const struct pt_regs *r, bool compat)
 	return -1;
 }
 
+/* The same of a call that says by nothing how much it has written; sets what it may be. */
+static __always_inline long filled(const struct pt_regs *r, bool compat, __u64 *bytes)
+{
+	__u64 nr = call_number(r, compat);
+	__u32 how;
+
+	if (nr ==
+	    (compat ? 324 : 285)) { /* fallocate: the length of the 32-bit one is in two halves */
+		*bytes = compat ? (__u64)(__u32)r->bp << 32 | (__u32)r->di : r->r10;
+		return compat ? (__u32)r->bx : (__u32)r->di;
+	}
+	if (nr != (compat ? 54 : 16) && (compat || nr != 514)) /* ioctl, also of x32 */
+		return -1;
+	how = compat ? r->cx : r->si;
+	switch (how) {
+	case 0x40049409: /* FICLONE, FICLONERANGE */
+	case 0x4020940d:
+	case 0x40305828: /* FS_IOC_RESVSP, FS_IOC_RESVSP64, FS_IOC_ZERO_RANGE */
+	case 0x4030582a:
+	case 0x40305839:
+	case 0x402c5828: /* the same, as 32-bit programs have them */
+	case 0x402c582a:
+	case 0x402c5839:
+		*bytes = AM_ANY_SIZE;
+		return compat ? (__u32)r->bx : (__u32)r->di;
+	}
+	return -1;
+}
+
+/* Whether a call hands over writes that are done elsewhere: io_submit. io_uring is seen where it does them, see judge_ring(). */
+static __always_inline bool submits(const struct pt_regs *r, bool compat)
+{
+	__u64 nr = call_number(r, compat);
+
+	return nr == (compat ? 248 : 209) || (!compat && nr == 544);
+}
+
+#define AM_VM_SHARED 8
+#define AM_VM_MAYWRITE 0x20
+
+struct am_looking {
+	__u32 found;
+};
+
+static long look_at(struct task_struct *t, struct vm_area_struct *v, struct am_looking *l)
+{
+	__u64 flags = am_load(struct vm_area_struct, v, vm_flags);
+	__u64 f = (__u64)am_load(struct vm_area_struct, v, vm_file);
+
+	l->found = flags & AM_VM_SHARED && flags & AM_VM_MAYWRITE && is_regular(f);
+	return 0;
+}
+
+/* Whether what is mapped there is a file, for all, that may be written by it. What cannot be looked at is. */
+static __always_inline bool shows_file(struct task_struct *t, __u64 at)
+{
+	struct am_looking l = {.found = 1};
+
+	bpf_find_vma(t, at, look_at, &l, 0);
+	return l.found;
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(write_exit, struct pt_regs *r, long ret)
 {
 	struct task_struct *t = (void *)bpf_get_current_task_btf();
 	bool compat = t->thread_info.status & AM_TS_COMPAT;
-	__u64 bytes = ret, f;
+	__u64 bytes = ret, nr = call_number(r, compat), f;
 	long fd;
 
-	if (ret <= 0 && ret > -4096)
+	if (ret < 0 && ret > -4096)
 		return 0;
 	fd = written_to(r, compat);
-	if (fd < 0) {
-		/* mmap, of a file for all */
-		if (r->orig_ax != (compat ? 192 : 9))
+	if (fd >= 0) {
+		if (!ret || !steps_on(t))
 			return 0;
+	} else if (grows(r, compat)) {
+		/* mremap says where it is now, remap_file_pages was told */
+		if (steps_on(t) &&
+		    shows_file(t, ret ? (__u64)ret : (compat ? (__u32)r->bx : r->di)))
+			write_bytes(grows(r, compat), 1);
+		return 0;
+	} else if (submits(r, compat)) {
+		if (ret && steps_on(t))
+			write_bytes(AM_ANY_SIZE, 1);
+		return 0;
+	} else if (nr == (compat ? 192 : 9)) { /* mmap, of a file for all */
 		if (!((compat ? r->si : r->r10) & AM_MAP_SHARED))
 			return 0;
 		fd = compat ? (__u32)r->di : (__u32)r->r8;
@@ -261,10 +403,11 @@ int BPF_PROG(write_exit, struct pt_regs *r, long ret)
 		if (!f || !(am_load(struct file, (struct file *)f, f_mode) & AM_FMODE_WRITE))
 			return 0;
 	} else {
-		if (!steps_on(t))
+		fd = filled(r, compat, &bytes);
+		if (fd < 0 || !steps_on(t))
 			return 0;
-		f = file_of(t, fd);
 	}
+	f = file_of(t, fd);
 	if (is_regular(f))
 		write_bytes(bytes, 1);
 	return 0;

@@ -44,7 +44,7 @@ IDLE_GROUPS = ("_ssh", "ssh")
 PARK_MS = 500
 _ENUMERATOR = "mark_processes"
 #: They see each read and write of the host: attached while a plan asks for them (``bpf/write.bpf.h``).
-ON_DEMAND = frozenset({"write_check", "map_check", "write_exit"})
+ON_DEMAND = frozenset({"write_check", "map_check", "grow_check", "write_exit"})
 NOT_ASKED = "not needed: no plan counts what is written"
 #: Is called, and attached to nothing.
 MARK_STEP = "mark_step"

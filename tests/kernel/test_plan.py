@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -563,7 +564,7 @@ def test_no_more_files_than_the_step_may_change(fence: Fence, tier: Tier, tools:
 _LINUX = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
 
 
-@pytest.mark.parametrize("how", ["write", "writev", "pwrite", "sendfile", "copy_file_range", "mmap"])
+@pytest.mark.parametrize("how", ["write", "writev", "pwrite", "sendfile", "copy_file_range", "fallocate", "mmap"])
 def test_no_more_bytes_than_the_step_may_write(fence: Fence, tier: Tier, tools: Path, how: str) -> None:
     """To the byte, over all runs; what goes into a pipe is none."""
     if tier is Tier.LSM and how in ("sendfile", "copy_file_range") and _LINUX < (6, 8):
@@ -585,6 +586,7 @@ steps:
         "pwrite": lambda fd, n: os.pwrite(fd, b"x" * n, 0),
         "sendfile": lambda fd, n: os.sendfile(fd, os.open(source, os.O_RDONLY), 0, n),
         "copy_file_range": lambda fd, n: os.copy_file_range(os.open(source, os.O_RDONLY), fd, n),
+        "fallocate": lambda fd, n: os.posix_fallocate(fd, 0, n),
         "mmap": _map,
     }[how]
     read, told = os.pipe()
@@ -615,6 +617,123 @@ steps:
     assert session.monitor.programs()["write_check" if tier is Tier.LSM else "write_exit"].startswith("not needed")
     assert (outcome.value, outcome.status) == ((errno.EPERM, 0) if tier is Tier.LSM else (None, -signal.SIGKILL))
     assert [(reason, step) for _, reason, step in blocked(outcome)] == [("PLAN_BYTES", 0)]
+
+
+PAGE = mmap.PAGESIZE
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = LIBC.mremap.restype = ctypes.c_void_p
+LIBC.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+LIBC.remap_file_pages.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
+FAILED = ctypes.c_void_p(-1).value
+
+
+def _mapped(fd: int) -> int:
+    """A page of a file, for all; or of memory."""
+    flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return int(LIBC.mmap(None, PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0))
+
+
+def _grown(at: int, pages: int) -> int:
+    """To so many pages; to where there is room."""
+    found = int(LIBC.mremap(at, (pages - 1) * PAGE, pages * PAGE, 1, None))
+    if found == FAILED:
+        raise OSError(ctypes.get_errno(), "mremap")
+    return found
+
+
+@pytest.mark.parametrize("how", ["mremap", "remap_file_pages"])
+def test_what_a_mapping_comes_to_show_later_counts_too(fence: Fence, tier: Tier, tools: Path, how: str) -> None:
+    """A page that was counted may not become a window to all of the file; memory may grow."""
+    plan = f"""
+plan: p
+agent: {{rules: [{{id: any, on: write, action: allow}}]}}
+steps:
+  - {{id: one, starts: mark, max-write: {2 * PAGE}, repeat: true}}
+"""
+    target = tools / "target"
+    target.write_bytes(bytes(4 * PAGE))
+    read, told = os.pipe()
+    back, ready = os.pipe()
+    both, done = os.pipe()
+
+    def body() -> int:
+        fd = os.open(target, os.O_RDWR)
+        memory = _mapped(-1)
+        os.write(ready, b"x")
+        os.read(read, 1)
+        for pages in range(2, 9):
+            memory = _grown(memory, pages)
+        at = _mapped(fd)
+
+        def further(pages: int) -> None:
+            nonlocal at
+            if how == "mremap":
+                at = _grown(at, pages)
+            elif LIBC.remap_file_pages(at, PAGE, 0, pages - 1, 0):
+                raise OSError(ctypes.get_errno(), how)
+
+        further(2)
+        os.write(done, b"x")
+        return attempt(lambda: further(3))
+
+    with fence.session(OPEN, plan=plan) as session:
+        child = session.start(body)
+        [key] = session.live()
+        os.read(back, 1)
+        assert session.monitor.mark_step(key, 0) is None
+        os.write(told, b"x")
+        outcome = session.finish(child)
+        os.close(done)
+        assert os.read(both, 1) == b"x", outcome
+    assert (outcome.value, outcome.status) == ((errno.EPERM, 0) if tier is Tier.LSM else (None, -signal.SIGKILL))
+    assert [(reason, step) for _, reason, step in blocked(outcome)] == [("PLAN_BYTES", 0)]
+
+
+def test_a_write_that_others_carry_out_is_not_let_through_uncounted(fence: Fence, tier: Tier, tools: Path) -> None:
+    """io_submit(2): how much it writes, nobody can tell beforehand."""
+
+    class Block(ctypes.Structure):
+        _fields_ = (
+            ("data", ctypes.c_uint64), ("key", ctypes.c_uint32), ("flags", ctypes.c_uint32),
+            ("opcode", ctypes.c_uint16), ("priority", ctypes.c_int16), ("fd", ctypes.c_uint32),
+            ("buffer", ctypes.c_uint64), ("count", ctypes.c_uint64), ("offset", ctypes.c_int64),
+            ("spare", ctypes.c_uint64 * 2),
+        )  # fmt: skip
+
+    def submit(fd: int) -> None:
+        context, text = ctypes.c_ulong(0), ctypes.create_string_buffer(b"x" * 4096)
+        assert LIBC.syscall(206, 1, ctypes.byref(context)) == 0
+        block = Block(opcode=1, fd=fd, buffer=ctypes.addressof(text), count=4096)
+        blocks = (ctypes.c_void_p * 1)(ctypes.addressof(block))
+        if LIBC.syscall(209, context, ctypes.c_long(1), blocks) != 1:
+            raise OSError(ctypes.get_errno(), "io_submit")
+
+    target = tools / "target"
+    target.write_bytes(b"")
+    plan = """
+plan: p
+agent: {rules: [{id: any, on: write, action: allow}]}
+steps: [{id: one, starts: mark, max-write: 1000000}]
+"""
+    read, told = os.pipe()
+    back, ready = os.pipe()
+
+    def body() -> int:
+        fd = os.open(target, os.O_RDWR)
+        os.write(ready, b"x")
+        os.read(read, 1)
+        return attempt(lambda: submit(fd))
+
+    with fence.session(OPEN, plan=plan) as session:
+        child = session.start(body)
+        [key] = session.live()
+        os.read(back, 1)
+        assert session.monitor.mark_step(key, 0) is None
+        os.write(told, b"x")
+        outcome = session.finish(child)
+    assert (outcome.value, outcome.status) == ((errno.EPERM, 0) if tier is Tier.LSM else (None, -signal.SIGKILL))
+    assert target.stat().st_size == 0 or tier is Tier.REACT  # there it is told what it has done
 
 
 def _map(fd: int, count: int) -> None:
