@@ -106,7 +106,7 @@ static __always_inline bool overtime(const struct am_plan *plan, const struct am
 /* What becomes of what a step forbids and nobody can let go on. */
 static __always_inline __u32 sure_action(const struct am_plan *plan, __u64 at)
 {
-	__u32 action = plan->on_violation[at] & ~AM_PAUSES;
+	__u32 action = am_violation(plan, at);
 
 	return action == AM_HOLD ? AM_DENY : action;
 }

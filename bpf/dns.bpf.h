@@ -13,13 +13,37 @@
 #define AM_ASKS 2
 
 /*
+ * Whether the plan lets the process ask for names: a step without network has no use for them, and a question can carry
+ * something out. Global, so that the verifier looks at it once.
+ */
+__noinline int may_ask(const struct am_actor *a)
+{
+	struct am_plan *plan;
+	__u64 at = AM_STEPS;
+	__u32 id;
+
+	if (!a || !a->part)
+		return 1;
+	if (a->out)
+		return 0;
+	id = a->policy;
+	plan = bpf_map_lookup_elem(&plans, &id);
+	if (!plan)
+		return 0;
+	if (a->proc.step)
+		at = a->proc.step - 1;
+	am_bound(at, 127);
+	return at <= AM_STEPS && plan->on_violation[at] & AM_MAY_ASK;
+}
+
+/*
  * Whether this goes to the session's resolver instead of where it says. Only protocols that the cgroup's hooks see
  * (not UDP-Lite, nor MPTCP, whose own connect has none).
  */
 static __always_inline bool asks(const struct am_actor *a, const struct am_address *to)
 {
 	return a->dns_port && to->port == AM_DNS_PORT &&
-	       (to->protocol == AM_IPPROTO_UDP || to->protocol == AM_IPPROTO_TCP);
+	       (to->protocol == AM_IPPROTO_UDP || to->protocol == AM_IPPROTO_TCP) && may_ask(a);
 }
 
 /* Whether the address is one on which resolvers listen: 127.0.0.1 or ::1. */
@@ -36,7 +60,8 @@ static __always_inline bool on_loopback(const struct am_address *to)
 
 static __always_inline bool is_own_door(const struct am_actor *a, const struct am_address *to)
 {
-	return a->dns_port && to->port == a->dns_port && !a->doomed && on_loopback(to);
+	return a->dns_port && to->port == a->dns_port && !a->doomed && on_loopback(to) &&
+	       may_ask(a);
 }
 
 /* Whether a resolver listens there. Else an agent could ask as another session, by that one's names. */

@@ -694,8 +694,14 @@ int BPF_PROG(fork_check, struct task_struct *child, unsigned long clone_flags)
 			a.proc.generation = 0;
 		add_parent(&a.proc);
 	}
-	if (who > 0 && a.proc.step && fork_step(&a.proc, &a.key))
-		return -AM_EAGAIN;
+	if (who > 0 && a.proc.step) {
+		int why = fork_step(&a.proc, &a.key);
+
+		if (why == AM_LEFT)
+			a.proc.step = 0;
+		else if (why)
+			return -AM_EAGAIN;
+	}
 	if (who < 0 || nprocs + AM_FORK_SLACK >= knobs.procs_max ||
 	    bpf_map_update_elem(&newborn, &address, &a.proc, BPF_ANY)) {
 		count(AM_C_FORK_REFUSED);

@@ -33,7 +33,7 @@ int mark_step(struct am_mark *m)
 	struct am_plan *plan;
 	struct am_proc *p;
 	__u64 serial, at;
-	__u32 id, why;
+	__u32 id, why, was;
 
 	key.start_ns = m->start_ns;
 	key.tgid = m->tgid;
@@ -60,10 +60,12 @@ int mark_step(struct am_mark *m)
 		return AM_PLAN_MARK;
 	am_bound(at, 63);
 	if (m->ends) {
-		if (a.proc.step != at + 1 || !(a.proc.stepping & AM_MARKED))
+		was = step_word(p);
+		if (am_word_step(was) != at + 1 || !(was >> 24 & AM_MARKED) ||
+		    !change_step(p, was, was & 0xffff))
 			return AM_PLAN_MARK;
-		p->step = 0;
-		p->stepping = 0;
+		a.proc.step = at + 1;
+		a.proc.stepping = was >> 24;
 		leave_step(&a.proc, &key, m->status);
 		return 0;
 	}

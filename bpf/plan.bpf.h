@@ -18,6 +18,7 @@
 #define am_choice_way(c) ((c) >> 8 & 0xff)
 #define am_choice_step(c) ((c) & 0xff) /* plus 1 */
 #define AM_NO_WAY 0xff /* of a mark */
+#define AM_LEFT 0xff /* no enum am_reason */
 
 static __always_inline bool is_ready(const struct am_plan *plan, const struct am_steps *state,
 				     __u64 at)
@@ -117,9 +118,27 @@ __noinline int choose_way(__u32 policy, __u64 serial, __u64 low, __u64 high)
 	return am_choice(why, (__u32)way, (__u32)at);
 }
 
+/*
+ * Session, step and `stepping` of a process, as one number: who leaves a step and who ends it by a mark, or two that begin one
+ * for the same process, may do so at the same moment. Who changes it has it.
+ */
+static __always_inline __u32 step_word(const struct am_proc *p)
+{
+	return *(const volatile __u32 *)p;
+}
+
+#define am_word_step(w) ((w) >> 16 & 0xff)
+#define am_stepped(session, step, how) ((session) | (__u32)(step) << 16 | (__u32)(how) << 24)
+
+static __always_inline bool change_step(struct am_proc *p, __u32 from, __u32 to)
+{
+	return __sync_val_compare_and_swap((__u32 *)p, from, to) == from;
+}
+
 struct am_counting {
 	struct am_step *step;
 	__u32 most; /* processes */
+	__u32 least; /* else nothing is counted */
 	__u32 from; /* what it was before; with AM_ENDING: nothing was changed */
 };
 
@@ -129,7 +148,7 @@ static long count_in(__u32 unused, struct am_counting *c)
 	__u32 alive = *(volatile __u32 *)&c->step->alive;
 
 	c->from = alive;
-	if (alive & AM_ENDING || alive >= c->most) {
+	if (alive & AM_ENDING || alive >= c->most || alive < c->least) {
 		c->from = alive | AM_ENDING;
 		return 1;
 	}
@@ -167,74 +186,6 @@ static __noinline void send_stepped(const struct am_proc_key *k, __u32 session, 
 	e.reason = what >> 16;
 	e.status = status;
 	send_record(&e, sizeof(e), (what & 0xff) == AM_STEP_REFUSED);
-}
-
-/*
- * A process enters the step that it chose. `choice` is am_choice(); with a reason: somebody let it go on all the same.
- * Returns 0, or why it may not after all (enum am_reason). Global, so that the verifier looks at it once.
- */
-__noinline int enter_step(const struct am_actor *a, __u32 choice, __u32 marked)
-{
-	struct am_counting c = {};
-	struct am_proc_key key;
-	struct am_steps *state;
-	struct am_plan *plan;
-	__u64 at, word, bit, serial;
-	struct am_proc *p;
-	bool forced;
-	__u32 id;
-
-	if (!a)
-		return AM_NO_STATE;
-	id = a->policy;
-	serial = a->proc.serial;
-	key = a->key;
-	plan = bpf_map_lookup_elem(&plans, &id);
-	state = bpf_map_lookup_elem(&steps, &serial);
-	p = bpf_map_lookup_elem(&procs, &key);
-	at = am_choice_step(choice);
-	if (!plan || !state || !p || !at)
-		return AM_NO_STATE;
-	forced = am_choice_reason(choice);
-	at--;
-	am_bound(at, 63);
-	word = am_choice_way(choice) >> 6;
-	bit = word > 1 ? 0 : 1ULL << (am_choice_way(choice) & 63);
-	am_bound(word, 1);
-	c.step = &state->step[at];
-	c.most = forced ? AM_ENDING - 1 : plan->max_procs[at];
-	if (!forced && !c.step->alive && !may_begin(plan, state, at))
-		return why_not(plan, state, at);
-	bpf_loop(AM_TRIES, count_in, &c, 0);
-	if (c.from & AM_ENDING)
-		return c.step->alive & AM_ENDING ? AM_PLAN_RUNNING : AM_PLAN_PROCS;
-	if (!c.from && !forced &&
-	    ((state->begun & plan->once) | (state->done & ~plan->repeat)) & 1ULL << at) {
-		/* another run began and ended meanwhile */
-		__sync_lock_test_and_set(&c.step->alive, 0);
-		return AM_PLAN_DONE;
-	}
-	if (!c.from) {
-		__sync_fetch_and_and(&state->used[0], ~plan->ways[at][0]);
-		__sync_fetch_and_and(&state->used[1], ~plan->ways[at][1]);
-		__sync_fetch_and_or(&state->used[word], bit);
-		__sync_fetch_and_or(&state->begun, 1ULL << at);
-		c.step->bad = 0;
-		__sync_lock_test_and_set(&c.step->began_ns, bpf_ktime_get_boot_ns());
-	} else if (!forced && !(plan->repeat & 1ULL << at)) {
-		/* it joins: not before the run is settled, and by each way once */
-		if (!c.step->began_ns || !bit ||
-		    __sync_fetch_and_or(&state->used[word], bit) & bit) {
-			__sync_fetch_and_add(&c.step->alive, -1);
-			return AM_PLAN_RUNNING;
-		}
-	}
-	p->stepping = AM_ROOT | (marked ? AM_MARKED : 0);
-	barrier();
-	p->step = at + 1;
-	send_stepped(&key, a->proc.session, a->generation,
-		     (c.from ? AM_STEP_JOINED : AM_STEP_BEGAN) | (__u32)(at + 1) << 8, 0);
-	return 0;
 }
 
 /* Whose step, for leave_step(). */
@@ -293,8 +244,83 @@ __noinline int leave_step(const struct am_proc *p, const struct am_proc_key *k, 
 }
 
 /*
- * A child of a process in a step is in it too. Returns 0, or why not (enum am_reason). Its parent is in the step, so the run
- * does not end meanwhile. Global, as others are.
+ * A process enters the step that it chose. `choice` is am_choice(); with a reason: somebody let it go on all the same.
+ * Returns 0, or why it may not after all (enum am_reason). Global, so that the verifier looks at it once.
+ */
+__noinline int enter_step(const struct am_actor *a, __u32 choice, __u32 marked)
+{
+	struct am_counting c = {};
+	struct am_proc_key key;
+	struct am_steps *state;
+	struct am_plan *plan;
+	__u64 at, word, bit, serial;
+	struct am_proc *p;
+	bool forced;
+	__u32 id, was, is;
+
+	if (!a)
+		return AM_NO_STATE;
+	id = a->policy;
+	serial = a->proc.serial;
+	key = a->key;
+	plan = bpf_map_lookup_elem(&plans, &id);
+	state = bpf_map_lookup_elem(&steps, &serial);
+	p = bpf_map_lookup_elem(&procs, &key);
+	at = am_choice_step(choice);
+	if (!plan || !state || !p || !at)
+		return AM_NO_STATE;
+	forced = am_choice_reason(choice);
+	at--;
+	am_bound(at, 63);
+	word = am_choice_way(choice) >> 6;
+	bit = word > 1 ? 0 : 1ULL << (am_choice_way(choice) & 63);
+	am_bound(word, 1);
+	c.step = &state->step[at];
+	c.most = forced ? AM_ENDING - 1 : plan->max_procs[at];
+	if (!forced && !c.step->alive && !may_begin(plan, state, at))
+		return why_not(plan, state, at);
+	was = step_word(p);
+	is = am_stepped(was & 0xffff, at + 1, AM_ROOT | (marked ? AM_MARKED : 0));
+	if (am_word_step(was) || !change_step(p, was, is))
+		return AM_PLAN_MARK; /* another thread, or a mark, was faster */
+	bpf_loop(AM_TRIES, count_in, &c, 0);
+	if (c.from & AM_ENDING) {
+		change_step(p, is, was);
+		return c.step->alive & AM_ENDING ? AM_PLAN_RUNNING : AM_PLAN_PROCS;
+	}
+	if (!c.from && !forced &&
+	    ((state->begun & plan->once) | (state->done & ~plan->repeat)) & 1ULL << at) {
+		/* another run began and ended meanwhile */
+		__sync_lock_test_and_set(&c.step->alive, 0);
+		change_step(p, is, was);
+		return AM_PLAN_DONE;
+	}
+	if (!c.from) {
+		__sync_fetch_and_and(&state->used[0], ~plan->ways[at][0]);
+		__sync_fetch_and_and(&state->used[1], ~plan->ways[at][1]);
+		__sync_fetch_and_or(&state->used[word], bit);
+		__sync_fetch_and_or(&state->begun, 1ULL << at);
+		c.step->bad = 0;
+		__sync_lock_test_and_set(&c.step->began_ns, bpf_ktime_get_boot_ns());
+	} else if (!forced && !(plan->repeat & 1ULL << at)) {
+		/* it joins: not before the run is settled, and by each way once */
+		if (!c.step->began_ns || !bit ||
+		    __sync_fetch_and_or(&state->used[word], bit) & bit) {
+			/* the others may have left: then it is the last, and no root */
+			change_step(p, is, is & ~(AM_ROOT << 24));
+			leave_step(p, &key, 0);
+			change_step(p, is & ~(AM_ROOT << 24), was);
+			return AM_PLAN_RUNNING;
+		}
+	}
+	send_stepped(&key, a->proc.session, a->generation,
+		     (c.from ? AM_STEP_JOINED : AM_STEP_BEGAN) | (__u32)(at + 1) << 8, 0);
+	return 0;
+}
+
+/*
+ * A child of a process in a step is in it too. Returns 0, or why not (enum am_reason); AM_LEFT: its parent has ended the step
+ * by a mark meanwhile, and nobody is in it. Global, as others are.
  */
 __noinline int fork_step(const struct am_proc *p, const struct am_proc_key *k)
 {
@@ -319,7 +345,10 @@ __noinline int fork_step(const struct am_proc *p, const struct am_proc_key *k)
 	if (overtime(plan, state, at)) {
 		why = AM_PLAN_TIME;
 	} else {
+		c.least = 1;
 		bpf_loop(AM_TRIES, count_in, &c, 0);
+		if (c.from == AM_ENDING)
+			return AM_LEFT;
 		if (c.from & AM_ENDING)
 			why = AM_PLAN_PROCS;
 	}

@@ -127,9 +127,15 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 		copy.step = newborn_step(child);
 #else
 	keep_rights(&ck, child);
-	if (copy.step && fork_step(&copy, &ck)) {
-		condemn(&ck);
-		return;
+	if (copy.step) {
+		int why = fork_step(&copy, &ck);
+
+		if (why == AM_LEFT) {
+			copy.step = 0;
+		} else if (why) {
+			condemn(&ck);
+			return;
+		}
 	}
 #endif
 	if (!adopt(&ck, &copy)) {
@@ -159,6 +165,7 @@ static __always_inline void forget_rights(const struct am_proc_key *k)
 static __always_inline void forget(const struct am_proc_key *k, struct task_struct *t, int code)
 {
 	struct am_proc *p = bpf_map_lookup_elem(&procs, k), copy;
+	__u32 was;
 
 	if (ncondemned > 0 && !bpf_map_delete_elem(&condemned, k))
 		__sync_fetch_and_add(&ncondemned, -1);
@@ -170,6 +177,15 @@ static __always_inline void forget(const struct am_proc_key *k, struct task_stru
 		return;
 	forget_rights(k);
 	copy = *p;
+	/* by a mark it may be ended at this moment: one of both counts it out */
+	was = step_word(p);
+	if (!change_step(p, was, was & 0xffff)) {
+		was = step_word(p);
+		if (!change_step(p, was, was & 0xffff))
+			was = 0;
+	}
+	copy.step = am_word_step(was);
+	copy.stepping = was >> 24;
 	if (!bpf_map_delete_elem(&procs, k)) {
 		__sync_fetch_and_add(&nprocs, -1);
 		send_process(AM_EXIT, k, &copy, t, t->real_parent->tgid, 0, code);

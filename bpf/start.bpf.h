@@ -142,7 +142,7 @@ static __always_inline void judge_as_start(struct am_actor *a, __u32 choice)
 	if (!why)
 		return;
 	a->out = why;
-	a->part = plan ? plan->on_violation[at] & ~AM_PAUSES : AM_DENY;
+	a->part = plan ? am_violation(plan, at) : AM_DENY;
 	/* no answer gives time or room */
 	if (a->part == AM_HOLD && (why == AM_PLAN_TIME || why == AM_PLAN_PROCS))
 		a->part = AM_DENY;

@@ -355,10 +355,14 @@ struct am_plan {
 		[2]; /* slot, plus 1; 0: no such ways. Its exe tags and those of arguments are ways */
 	__u32 pad;
 	__u8 way_step[AM_WAYS];
-	__u8 on_violation[AM_STEPS + 8]; /* enum am_action; AM_PAUSES */
+	__u8 on_violation
+		[AM_STEPS +
+		 8]; /* enum am_action, AM_PAUSES, AM_MAY_ASK; that one too of what is outside of all */
 };
 
 #define AM_PAUSES 0x80 /* in on_violation: and user space freezes the session */
+#define AM_MAY_ASK 0x40 /* names of hosts may be asked for */
+#define am_violation(plan, at) ((plan)->on_violation[at] & 7)
 
 /* A step in a session. */
 struct am_step {

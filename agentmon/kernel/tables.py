@@ -66,6 +66,7 @@ STEPS_HEAD = struct.Struct("=5Q")
 STEPS_BYTES = STEPS_HEAD.size + MAX_STEPS * STEP.size
 #: In ``on_violation``.
 PAUSES = 0x80
+MAY_ASK = 0x40
 NO_LIMIT = (1 << 64) - 1
 LINEAGE = struct.Struct(f"={MAX_CONDITIONS}Q")
 
@@ -456,6 +457,8 @@ def _plan(tables: PlanTables, slots: Sequence[int]) -> bytes:
     ways_of = [plan.ways_of(1 << i) for i in range(len(steps))]
     # on a violation `pause` denies, and user space does the rest
     actions = [Action[s.on_violation.upper()] if s.on_violation != "pause" else Action.DENY | PAUSES for s in steps]
+    actions += [Action.ALLOW] * (MAX_STEPS + 1 - len(steps))  # of what is outside, only whether it may ask
+    actions = [action | MAY_ASK * (plan.asks >> i & 1) for i, action in enumerate(actions)]
     return PLAN.pack(
         *each(s.needs for s in steps),
         *each(s.after for s in steps),

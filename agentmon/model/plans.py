@@ -63,6 +63,7 @@ class CompiledPlan:
     ways: tuple[int, ...]
     closed: tuple[int, ...]  # OPERATION_SLOTS
     on_violation: str = "deny"  # outside of all steps
+    asks: int = (1 << MAX_STEPS + 1) - 1  # steps that may ask for names of hosts (bit `MAX_STEPS`: outside of all)
 
     def ways_of(self, steps: int) -> int:
         """The ways that start any of some steps."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agentmon.model.operations import HOLDABLE, OPERATION_SLOTS, OPERATIONS, PART_OF_WRITE, Action, Operation
 from agentmon.model.plans import MAX_STEPS, CompiledPlan, StepInfo
-from agentmon.plan.plan import CHANGES, KINDS, NETWORK, REACHES, SERVES, OnViolation, Part, Plan, Step
+from agentmon.plan.plan import CHANGES, KINDS, NETWORK, REACHES, RUNS, SERVES, OnViolation, Part, Plan, Step
 from agentmon.policy.arguments import argument_globs
 from agentmon.policy.bind import BoundPolicy, bind_policy, globs, uid_of
 from agentmon.policy.glob import Glob, parse
@@ -25,7 +25,7 @@ _PLACED: Final = (
 DEVICES: Final = ("/dev/{null,zero,full,random,urandom,tty,ptmx}", "/dev/pts/*")
 
 #: What the agent itself may not do outside of all steps, unless it is said.
-CLOSED_OUTSIDE: Final = (Operation.EXEC, *CHANGES, *REACHES, *SERVES)
+CLOSED_OUTSIDE: Final = (*RUNS, *CHANGES, *REACHES, *SERVES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,25 @@ def compile_plan(bound: BoundPlan) -> CompiledPlan:
         for operation in OPERATIONS:
             if part.defaults[operation] >= Action.HOLD:
                 closed[operation] |= 1 << number
+    asks = 0
+    for number, step, part in zip(range(MAX_STEPS), bound.plan.steps, bound.parts, strict=False):
+        asks |= _asks(step.part, part) << number
+    asks |= _asks(bound.plan.agent, bound.agent) << MAX_STEPS
     return CompiledPlan(
-        bound.plan.name, infos, tuple(way.step for way in bound.ways), tuple(closed), bound.plan.on_violation.value
+        bound.plan.name,
+        infos,
+        tuple(way.step for way in bound.ways),
+        tuple(closed),
+        bound.plan.on_violation.value,
+        asks,
     )
+
+
+def _asks(part: Part, bound: BoundPolicy) -> bool:
+    """Whether it may reach anybody whose address is not known beforehand."""
+    if part.no_network:
+        return False
+    return any(bound.defaults[o] < Action.HOLD for o in REACHES) or any(rule.hosts for rule in bound.rules)
 
 
 def rules_by_steps(plan: Plan) -> tuple[tuple[Rule, int], ...]:
@@ -163,6 +179,8 @@ def _open(part: Part, operation: Operation, *, outside: bool) -> bool:
     said = part.defaults.get(operation)
     if said is None and operation in PART_OF_WRITE:
         said = part.defaults.get(Operation.WRITE)
+    if said is None and operation is Operation.ANON_EXEC:
+        said = part.defaults.get(Operation.EXEC)
     if said is not None:
         return said
     if outside and operation in CLOSED_OUTSIDE:
@@ -190,9 +208,9 @@ def _constraints(
             operations = [o for o in NETWORK if action_on(on_violation, o) is action]
             yield rule("no-network", operations, action, reason="the step uses no network")
     if part.no_exec:
-        yield rule(
-            "no-exec", [Operation.EXEC], action_on(on_violation, Operation.EXEC), reason="the step starts no program"
-        )
+        for action in sorted({action_on(on_violation, o) for o in RUNS}):
+            operations = [o for o in RUNS if action_on(on_violation, o) is action]
+            yield rule("no-exec", operations, action, reason="the step starts no program")
     if part.hosts:
         yield rule("hosts", REACHES, Action.ALLOW, hosts=part.hosts)
     if closed & set(CHANGES):

@@ -12,11 +12,12 @@ from agentmon.model.operations import PART_OF_WRITE, Action, Operation
 from agentmon.policy.rules import Host, Pattern, Place, Rule
 
 #: Kinds of operations: what a step's rules allow of one closes the rest of it.
+RUNS: Final = (Operation.EXEC, Operation.ANON_EXEC)
 CHANGES: Final = (Operation.WRITE, Operation.CREATE, *PART_OF_WRITE)
 REACHES: Final = (Operation.CONNECT, Operation.SEND)
 SERVES: Final = (Operation.BIND, Operation.LISTEN)
 NETWORK: Final = (*REACHES, *SERVES)
-KINDS: Final = ((Operation.EXEC,), (Operation.READ,), CHANGES, REACHES, SERVES, (Operation.UNIX,))
+KINDS: Final = (RUNS, (Operation.READ,), CHANGES, REACHES, SERVES, (Operation.UNIX,))
 
 
 class OnViolation(enum.StrEnum):

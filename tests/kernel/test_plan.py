@@ -11,8 +11,10 @@ import select
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -794,3 +796,156 @@ steps:
     assert [(reason, step) for _, reason, step in blocked(outcome)] == [
         ("PLAN_CLOSED", OUTSIDE), ("PLAN_CLOSED", 0), ("PLAN_CLOSED", 1),
     ]  # fmt: skip
+
+
+def test_a_program_in_memory_is_of_no_step(fence: Fence, tier: Tier, tools: Path) -> None:
+    """Also where the policy lets such a program run: it has no name that a step could start with."""
+
+    def body() -> list[int]:
+        found = []
+        for _ in range(2):
+            pid = os.fork()
+            if not pid:
+                fd = os.memfd_create("x")
+                os.sendfile(fd, os.open("/bin/true", os.O_RDONLY), 0, 1 << 20)
+                try:
+                    os.execv(f"/proc/self/fd/{fd}", ["true"])
+                except OSError as error:
+                    os.kill(os.getpid(), signal.SIGUSR1 if error.errno == errno.EPERM else signal.SIGUSR2)
+            found.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            found.append(sh(tools / "fetch", "exit 0"))
+        return found
+
+    plan = CHAIN + "agent: {rules: [{id: notes, on: [write, create], action: allow}]}\n"
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(body)
+    assert outcome.value == [refused(tier), 0, refused(tier), refused(tier)]
+    assert ("anon_exec", "PLAN_CLOSED", OUTSIDE) in blocked(outcome)
+    closed = "  - {id: fetch, starts: mark, no-exec: true}\n"
+    opened = "agent: {default: {exec: allow, write: allow}}\n"
+    with fence.session(OPEN, plan=f"plan: p\n{opened}steps:\n{closed}") as session:
+        assert session.run(body).value == [0, 0, 0, 0]
+
+
+def test_of_many_that_begin_at_once_one_does(fence: Fence, tier: Tier, tools: Path) -> None:
+    plan = 'plan: p\nsteps:\n  - {id: fetch, starts: {exe: "**/fetch"}, once: true}\n'
+    gate, opener = os.pipe()
+
+    def body() -> list[int]:
+        children = []
+        for _ in range(12):
+            pid = os.fork()
+            if not pid:
+                os.close(opener)
+                os.read(gate, 1)
+                try:
+                    os.execv(tools / "fetch", ["fetch", "-c", "exit 0"])
+                finally:
+                    os._exit(9)
+            children.append(pid)
+        os.close(opener)
+        return sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children)
+
+    with fence.session(OPEN, plan=plan) as session:
+        child = session.start(body)
+        os.close(opener)
+        outcome = session.finish(child)
+        [state] = session.monitor.steps(session.slot, 1)
+    os.close(gate)
+    no = 9 if tier is Tier.LSM else -signal.SIGKILL
+    assert outcome.value == sorted([0, *[no] * 11])
+    assert steps(outcome) == [("BEGAN", 0, 0), ("DONE", 0, 0)]
+    assert (state.done, state.alive) == (True, 0)
+
+
+def test_a_fork_while_a_mark_ends_leaves_nobody_in_the_step(fence: Fence, tools: Path) -> None:
+    """Each run that begins has one end, and nobody is in a step that has none under way."""
+    plan = "plan: p\nsteps:\n  - {id: one, starts: mark, repeat: true}\n"
+    back, ready = os.pipe()
+
+    def body() -> None:
+        stop = threading.Event()
+
+        def crowd() -> None:
+            while not stop.is_set():
+                if not (pid := os.fork()):
+                    os._exit(0)
+                os.waitpid(pid, 0)
+
+        threads = [threading.Thread(target=crowd) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        os.write(ready, b"x")
+        select.select([gate], [], [])
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    gate, opener = os.pipe()
+    with fence.session(OPEN, plan=plan) as session:
+        child = session.start(body)
+        os.read(back, 1)
+        [key] = [key for key in session.live() if key.pid == child.pid]
+        for _ in range(100):
+            while session.monitor.mark_step(key, 0) is not None:  # a child of the run before is not reaped yet
+                session.drain()
+            assert session.monitor.mark_step(key, 0, ends=True) is None
+            session.drain()
+        os.write(opener, b"x")
+        outcome = session.finish(child)
+        settled(session, 1)
+        session.drain()
+        seen = [e.what.name for e in (*outcome.events, *session.events) if isinstance(e, StepEvent)]
+    assert seen.count("BEGAN") == seen.count("DONE") + seen.count("FAILED")
+
+
+def test_a_step_without_network_asks_for_no_names(fence: Fence, tier: Tier, tools: Path) -> None:
+    """A question can carry something out; nor is it asked on a socket that was made before, in the LSM tier."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.bind(("127.0.0.1", 0))
+        plan = """
+plan: p
+agent: {hosts: ["one.example:443"]}
+steps:
+  - {id: one, starts: mark, hosts: ["one.example:443"]}
+  - {id: two, starts: mark, no-network: true}
+  - {id: three, starts: mark, rules: [{id: near, on: connect, cidrs: ["192.0.2.0/24"], action: allow}]}
+  - {id: four, starts: mark}
+"""
+        read, told = os.pipe()
+        back, done = os.pipe()
+
+        def body() -> list[int]:
+            found = []
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as old:
+                old.connect(("198.51.100.1", 53))
+                for number in range(5):
+                    os.write(done, b"x")
+                    os.read(read, 1)
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as new:
+                        found.append(attempt(partial(new.sendto, b"new%d" % number, ("198.51.100.1", 53))))
+                    if tier is Tier.LSM:
+                        found.append(attempt(partial(old.send, b"old%d" % number)))
+            return found
+
+        with fence.session(OPEN, plan=plan) as session:
+            session.monitor.serve_names(session.slot, resolver.getsockname()[1])
+            child = session.start(body)
+            [key] = session.live()
+            for number in range(5):
+                assert select.select([back], [], [], 60)[0]
+                os.read(back, 1)
+                if number > 1:
+                    assert session.monitor.mark_step(key, number - 2, ends=True) is None
+                if number:
+                    assert session.monitor.mark_step(key, number - 1) is None
+                os.write(told, b"x")
+            outcome = session.finish(child)
+        resolver.setblocking(False)
+        asked = []
+        while select.select([resolver], [], [], 0)[0]:
+            asked.append(resolver.recv(16))
+    each = [0, 0, errno.EPERM, errno.EPERM, 0]
+    twice = tier is Tier.LSM
+    assert outcome.value == [number for number in each for _ in range(1 + twice)]
+    assert asked == [b"%s%d" % (kind, n) for n in (0, 1, 4) for kind in (b"new", b"old")[: 1 + twice]]
