@@ -476,8 +476,11 @@ static __always_inline __u32 arguments_of(const struct am_actor *a)
 }
 #endif
 
-/* Whether a part of a plan has anything but plain consent to operations: else it need not be asked. */
-static __always_inline bool part_says(__u32 part, __u32 ops)
+/*
+ * Whether a part of a plan has anything but plain consent to operations: else it need not be asked. Not inlined: see
+ * report_bare().
+ */
+static __noinline bool part_says(__u32 part, __u32 ops)
 {
 	struct am_policy *p = bpf_map_lookup_elem(&policies, &part);
 

@@ -19,6 +19,7 @@
 #define am_choice_step(c) ((c) & 0xff) /* plus 1 */
 #define AM_NO_WAY 0xff /* of a mark */
 #define AM_LEFT 0xff /* no enum am_reason */
+#define AM_UNDO 0x100 /* besides one: it was counted, and has to be counted out */
 
 static __always_inline bool is_ready(const struct am_plan *plan, const struct am_steps *state,
 				     __u64 at)
@@ -245,9 +246,9 @@ __noinline int leave_step(const struct am_proc *p, const struct am_proc_key *k, 
 
 /*
  * A process enters the step that it chose. `choice` is am_choice(); with a reason: somebody let it go on all the same.
- * Returns 0, or why it may not after all (enum am_reason). Global, so that the verifier looks at it once.
+ * Returns 0, or why it may not after all (enum am_reason), maybe with AM_UNDO. Global, so that the verifier looks at it once.
  */
-__noinline int enter_step(const struct am_actor *a, __u32 choice, __u32 marked)
+__noinline int try_step(const struct am_actor *a, __u32 choice, __u32 marked)
 {
 	struct am_counting c = {};
 	struct am_proc_key key;
@@ -306,16 +307,44 @@ __noinline int enter_step(const struct am_actor *a, __u32 choice, __u32 marked)
 		/* it joins: not before the run is settled, and by each way once */
 		if (!c.step->began_ns || !bit ||
 		    __sync_fetch_and_or(&state->used[word], bit) & bit) {
-			/* the others may have left: then it is the last, and no root */
-			change_step(p, is, is & ~(AM_ROOT << 24));
-			leave_step(p, &key, 0);
-			change_step(p, is & ~(AM_ROOT << 24), was);
-			return AM_PLAN_RUNNING;
+			return AM_UNDO | AM_PLAN_RUNNING;
 		}
 	}
 	send_stepped(&key, a->proc.session, a->generation,
 		     (c.from ? AM_STEP_JOINED : AM_STEP_BEGAN) | (__u32)(at + 1) << 8, 0);
 	return 0;
+}
+
+/* Takes back what try_step() did: the others may have left meanwhile, then it is the last; and no root. Global, as others are. */
+__noinline int undo_step(const struct am_actor *a)
+{
+	struct am_proc_key key;
+	struct am_proc *p;
+	__u32 is, plain;
+
+	if (!a)
+		return 0;
+	key = a->key;
+	p = bpf_map_lookup_elem(&procs, &key);
+	if (!p)
+		return 0;
+	is = step_word(p);
+	plain = is & 0xffffff;
+	if (change_step(p, is, plain)) {
+		leave_step(p, &key, 0);
+		change_step(p, plain, is & 0xffff);
+	}
+	return 0;
+}
+
+/* The frames of both in one chain would not fit into the 512 bytes of Linux 6.1. Returns as try_step() does, without AM_UNDO. */
+static __always_inline int enter_step(const struct am_actor *a, __u32 choice, __u32 marked)
+{
+	int why = try_step(a, choice, marked);
+
+	if (why & AM_UNDO)
+		undo_step(a);
+	return why & 0xff;
 }
 
 /*
