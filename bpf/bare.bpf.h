@@ -103,8 +103,11 @@ static __always_inline int guard(__u32 op)
 	return guard_for(op, 0);
 }
 
-/* Whether a task, by its address, is of the current process's own session. */
-static __always_inline bool same_session(__u64 task)
+/*
+ * Whether a task, by its address, is of the current process's own session. `step`: and of its step, or also of none: who
+ * takes over a process can do what that one may.
+ */
+static __always_inline bool same_place(__u64 task, bool step)
 {
 	struct task_struct *me = (void *)bpf_get_current_task_btf();
 	struct am_proc_key mine = {}, theirs = {};
@@ -121,7 +124,13 @@ static __always_inline bool same_session(__u64 task)
 	if (!p)
 		p = bpf_map_lookup_elem(&newborn, &leader);
 #endif
-	return m && p && m->session == p->session && m->serial == p->serial;
+	return m && p && m->session == p->session && m->serial == p->serial &&
+	       (!step || m->step == p->step);
+}
+
+static __always_inline bool same_session(__u64 task)
+{
+	return same_place(task, false);
 }
 
 /* Of credentials, what is compared. */

@@ -7,13 +7,14 @@
 
 #include "bare.bpf.h"
 
+#define PTRACE_MODE_ATTACH 2
 #define PTRACE_MODE_NOAUDIT 4 /* include/linux/ptrace.h */
 
 SEC("lsm/ptrace_access_check")
 int BPF_PROG(ptrace_check, struct task_struct *child, unsigned int mode)
 {
 	/* reading too: /proc/PID/fd leads into the pipes of others; without audit it is only asked how much to tell */
-	if (mode & PTRACE_MODE_NOAUDIT || same_session((__u64)child))
+	if (mode & PTRACE_MODE_NOAUDIT || same_place((__u64)child, mode & PTRACE_MODE_ATTACH))
 		return 0;
 	return guard(AM_PTRACE);
 }

@@ -88,9 +88,9 @@ static __always_inline __u64 task_by_descriptor(struct task_struct *t, __u32 fd)
 }
 
 /* Whether a task is of the session of the caller. One that is not found any more is taken for somebody else's. */
-static __always_inline bool is_own(__u64 task)
+static __always_inline bool is_own(__u64 task, bool step)
 {
-	return task && same_session(task);
+	return task && same_place(task, step);
 }
 
 /* What there is to judge: 0, or an operation and why it takes the severest verdict. */
@@ -126,15 +126,15 @@ static __noinline __u32 find_late(struct task_struct *t, enum call c, __u64 firs
 	case CALL_PTRACE:
 		if (first != PTRACE_ATTACH && first != PTRACE_SEIZE)
 			return 0;
-		return is_own(task_by_number(t, second)) ? 0 : AM_PTRACE;
+		return is_own(task_by_number(t, second), true) ? 0 : AM_PTRACE;
 	case CALL_MEMORY:
-		return is_own(task_by_number(t, first)) ? 0 : AM_PTRACE;
+		return is_own(task_by_number(t, first), true) ? 0 : AM_PTRACE;
 	case CALL_DESCRIPTOR:
-		return is_own(task_by_descriptor(t, first)) ? 0 : AM_PTRACE;
+		return is_own(task_by_descriptor(t, first), true) ? 0 : AM_PTRACE;
 	case CALL_LIMIT: /* 0 is the caller; asked for only, no limit is changed */
 		if (!(__u32)first || !third)
 			return 0;
-		return is_own(task_by_number(t, first)) ? 0 : AM_SIGNAL;
+		return is_own(task_by_number(t, first), false) ? 0 : AM_SIGNAL;
 	case CALL_TREE:
 		return third & OPEN_TREE_CLONE ? AM_MOUNT : 0;
 	case CALL_CONFIG:

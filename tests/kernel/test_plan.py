@@ -1035,3 +1035,29 @@ def test_what_was_connected_before_is_judged_by_the_step(fence: Fence, tools: Pa
         assert [(reason, step) for _, reason, step in blocked(outcome)] == [("PLAN_RULE", 0)]
         assert other.recv(16) == b"xx"
         other.close()
+
+
+def test_a_step_takes_over_no_process_that_is_not_in_it(fence: Fence, tier: Tier, tools: Path) -> None:
+    """Who may write into the memory of another can do what that one may; in the same step that is nothing new."""
+
+    class Part(ctypes.Structure):
+        _fields_ = (("at", ctypes.c_void_p), ("count", ctypes.c_size_t))
+
+    text = ctypes.create_string_buffer(16)
+    other = 0
+
+    def write() -> int:
+        nonlocal other
+        if not other and not (other := os.fork()):
+            os.closerange(3, 256)
+            signal.pause()
+        mine, theirs = (Part(ctypes.addressof(text), 16) for _ in range(2))
+        done = LIBC.process_vm_writev(other, ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0)
+        return 0 if done == 16 else ctypes.get_errno()
+
+    policy = OPEN.replace("ptrace: allow", "ptrace: deny")
+    plan = "plan: p\nsteps:\n  - {id: one, starts: mark}\n"
+    with fence.session(policy, plan=plan) as session:
+        outcome = in_steps(session, [(OUTSIDE, write), (0, write)])
+    assert (outcome.value, outcome.status) == (([0, errno.EPERM], 0) if tier is Tier.LSM else (None, -signal.SIGKILL))
+    assert [(d.operation.word, d.step) for d in outcome.decisions if d.verdict >= Action.HOLD] == [("ptrace", 0)]
