@@ -123,8 +123,8 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 	ck.tgid = child->tgid;
 	ck.start_ns = child->start_boottime;
 #ifndef AM_REACT
-	if (copy.step)
-		copy.step = newborn_step(child);
+	copy.step =
+		newborn_step(child); /* where it was counted, whatever its parent is in by now */
 #else
 	keep_rights(&ck, child);
 	if (copy.step) {
