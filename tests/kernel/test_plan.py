@@ -858,8 +858,9 @@ def test_of_many_that_begin_at_once_one_does(fence: Fence, tier: Tier, tools: Pa
         outcome = session.finish(child)
         [state] = session.monitor.steps(session.slot, 1)
     os.close(gate)
-    no = 9 if tier is Tier.LSM else -signal.SIGKILL
-    assert outcome.value == sorted([0, *[no] * 11])
+    # LSM: refused, or by another one's begin in between told before the first instruction
+    assert (len(outcome.value), outcome.value.count(0)) == (12, 1)
+    assert set(outcome.value) <= {0, -signal.SIGKILL, *([9] if tier is Tier.LSM else [])}
     assert steps(outcome) == [("BEGAN", 0, 0), ("DONE", 0, 0)]
     assert (state.done, state.alive) == (True, 0)
 
@@ -976,9 +977,9 @@ def in_steps(session: Session, parts: list[tuple[int, Callable[[], object]]]) ->
     for step, _ in parts:
         assert select.select([back], [], [], 60)[0]
         os.read(back, 1)
-        if before != OUTSIDE:
+        if before not in (OUTSIDE, step):
             assert session.monitor.mark_step(key, before, ends=True) is None
-        if step != OUTSIDE:
+        if step not in (OUTSIDE, before):
             assert session.monitor.mark_step(key, step) is None
         before = step
         os.write(told, b"x")
