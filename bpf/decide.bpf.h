@@ -209,7 +209,8 @@ static __always_inline __u64 decision_print(const struct am_actor *a, const stru
 			   a->proc.serial) +
 		       a->proc.exe_tags) +
 		   ((__u64)a->generation << 32 | job->ops) +
-		   ((__u64)(a->part + (__u32)a->out) << 32 | a->proc.step) * 0xff51afd7ed558ccdULL +
+		   ((__u64)(a->part | (__u32)a->out << 16) << 32 | a->proc.step) *
+			   0xff51afd7ed558ccdULL +
 		   ((__u64)a->proc.unsure << 32 | a->facts) * 0x9e3779b97f4a7c15ULL) |
 	       1;
 }
@@ -722,7 +723,7 @@ static __always_inline bool on_device(const struct am_job *job)
 	return (path[0] == '/' && path[1] == 'd' && path[2] == 'e' && path[3] == 'v' &&
 		path[4] == '/') ||
 	       (path[0] == '/' && path[1] == 'p' && path[2] == 'r' && path[3] == 'o' &&
-		path[4] == 'c');
+		path[4] == 'c' && path[5] == '/');
 }
 
 /*

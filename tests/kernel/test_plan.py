@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.kernel.grants import boot_ns
+from agentmon.kernel.tables import STEP, STEPS_HEAD
 from agentmon.model.events import Decision, StepEvent
 from agentmon.model.operations import Action, Operation, Reason, Tier
 from agentmon.model.plans import OUTSIDE
@@ -525,6 +527,54 @@ def test_after_its_time_a_step_does_nothing_and_is_not_done(fence: Fence, tier: 
     assert not (tools / "late").exists() or (tools / "late").read_text() == ""
     assert (state.done, state.ended) == (False, True)
     assert ("PLAN_TIME", 0) in [(reason, step) for _, reason, step in blocked(outcome)]
+
+
+def test_what_was_allowed_before_is_refused_once_the_step_has_had_its_time(
+    fence: Fence, tier: Tier, tools: Path
+) -> None:
+    """What is remembered of an allowed open is of the slot of the step's rules, whichever that is."""
+    lines = [
+        f"  - {{id: s{i}, starts: mark, timeout: 10min,"
+        f" rules: [{{id: r{i}, on: write, paths: ['/nowhere/{i}'], action: deny}}]}}"
+        for i in range(40)
+    ]
+    file = tools / "file"
+    file.write_text("")
+    read, told = os.pipe()
+    back, done = os.pipe()
+
+    def body() -> int:
+        for _ in range(2):
+            os.read(read, 1)
+            for _ in range(2):
+                number = attempt(lambda: os.close(os.open(file, os.O_RDONLY)))
+            os.write(done, bytes([number]))
+        return number
+
+    with fence.session(OPEN, plan="\n".join(["plan: p", "steps:", *lines])) as session:
+        plan, slots = session.compiled.plan, session.monitor.tables._installed[session.policy_slot].parts
+        assert plan is not None
+        # numbers that a reason and an action may add up to
+        step = plan.part_of.index(slots.index(Reason.PLAN_TIME + Action.DENY - 1))
+        child = session.start(body)
+        [key] = session.live()
+        assert session.monitor.mark_step(key, step) is None
+        os.write(told, b"x")
+        assert os.read(back, 1) == b"\0"
+        make_late(session, step)
+        os.write(told, b"x")
+        outcome = session.finish(child)
+    assert (outcome.value, outcome.status) == ((errno.EPERM, 0) if tier is Tier.LSM else (None, -signal.SIGKILL))
+    assert {(reason, step) for _, reason, step in blocked(outcome)} == {("PLAN_TIME", step)}
+
+
+def make_late(session: Session, step: int) -> None:
+    """As if the step had begun long ago: at a time that is to come, which an unsigned difference takes for that."""
+    key, place = session.serial.to_bytes(8, "little"), STEPS_HEAD.size + step * STEP.size
+    value = bytearray(session.monitor._maps["steps"].lookup(key) or b"")
+    alive, bad, _, written, files = STEP.unpack_from(value, place)
+    STEP.pack_into(value, place, alive, bad, boot_ns() + 3600 * 10**9, written, files)
+    session.monitor._maps["steps"].update(key, bytes(value))
 
 
 def test_a_step_kills_on_violation_if_it_says_so(fence: Fence, tools: Path) -> None:
