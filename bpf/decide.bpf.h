@@ -859,9 +859,11 @@ __noinline int decide_job(const struct am_actor *a, __u32 slot, __u32 flags)
 /* What comes of a verdict on a path, which is returned. What waits, or was let, is not blocked. */
 static __always_inline __u32 carry_out(__u32 verdict)
 {
-	if (verdict >= AM_HOLD && verdict <= AM_KILL)
+	bool blocked = verdict >= AM_HOLD && verdict <= AM_KILL;
+
+	if (blocked)
 		count(AM_C_BLOCKED);
-	if (verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD && verdict <= AM_KILL))
+	if (verdict == AM_KILL || (AM_STOPS && blocked))
 		kill_current();
 	return verdict;
 }

@@ -67,12 +67,10 @@ enum am_reason {
 	AM_REFUSED = 15, /* it was held, and somebody said no, or nobody answered in time */
 	AM_NOT_PARKED = 16, /* it was to be held, and nobody came to freeze it in time: denied */
 	AM_UNHOLDABLE = 17, /* it cannot wait (io_uring), or too much waits already: denied */
-	AM_WOKEN =
-		18, /* react: it was held, and somebody made it go on without an answer: killed */
+	AM_WOKEN = 18, /* react: it was held, and made to go on without an answer: killed */
 	/* of a plan, see am_decision.step */
 	AM_PLAN_RULE = 19, /* a rule of the step */
-	AM_PLAN_CLOSED =
-		20, /* the step allows other things of this kind; or it is no step's, and the agent may not */
+	AM_PLAN_CLOSED = 20, /* the step allows others of this kind; or it is no step's */
 	AM_PLAN_ORDER = 21, /* it would begin a step before what comes before that */
 	AM_PLAN_RUNNING = 22, /* … that is under way */
 	AM_PLAN_DONE = 23, /* … that has been, and is not to be repeated */

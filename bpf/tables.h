@@ -56,8 +56,8 @@
 #define AM_MAX_GRANTED 16384 /* addresses that sessions know by name; when full, a query fails */
 #define AM_LIST_LEN 8 /* a ninth is a compile error that names the rules */
 #define AM_NET_LEN 16
-#define AM_GRANT_LEN \
-	8 /* rules and ports that names give to one address; the one that ends first makes room */
+/* rules and ports that names give to one address; the one that ends first makes room */
+#define AM_GRANT_LEN 8
 #define AM_STICKY_BITS 64
 #define AM_ACCEPT_NONE 64
 #define AM_LANES 2
@@ -351,8 +351,8 @@ struct am_plan {
 	__u64 once, repeat, marks; /* steps */
 	__u32 max_files[AM_STEPS], max_procs[AM_STEPS]; /* ~0: no limit */
 	__u32 part[AM_STEPS + 1]; /* slot, plus 1, of each step, and of what is outside of all */
-	__u32 way_slot
-		[2]; /* slot, plus 1; 0: no such ways. Its exe tags and those of arguments are ways */
+	/* slot, plus 1; 0: no such ways. Its exe tags and those of arguments are ways */
+	__u32 way_slot[2];
 	__u32 pad;
 	__u8 way_step[AM_WAYS];
 	__u8 on_violation
