@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What rules ask of who acts: each distinct condition of a policy is one bit of its *facts*.
 
-The kernel gathers the facts of a process once per hook (`facts_of` in ``bpf/decide.bpf.h``); every record carries them.
+The kernel gathers the facts of a process once per hook (`facts_of` in ``bpf/actor.bpf.h``); every record carries them.
 """
 
 from __future__ import annotations
