@@ -118,7 +118,7 @@ def _store(args: argparse.Namespace) -> Store:
 
     if args.directory is not None:
         return Store(args.directory)
-    return Store(Path(fingerprint_settings(args).get("directory", DIRECTORY)), shipped_directory())
+    return Store(Path(str(fingerprint_settings(args).get("directory", DIRECTORY))), shipped_directory())
 
 
 def sessions(args: argparse.Namespace) -> list[Recorded]:

@@ -25,8 +25,9 @@ def register(subparsers: Any) -> None:
         "ps",
         "list sessions, their processes, and what is enforced",
         """
-        Show live sessions with their processes, the posture per operation (proven by canaries),
-        and every counter of something lost. Ordinary users see their own sessions.
+        Show live sessions with their processes, where their plans are, how far they are from their
+        baselines, the posture per operation (proven by canaries), and every counter of something
+        lost. Ordinary users see their own sessions.
         """,
         """
         agentmon ps
@@ -66,7 +67,7 @@ def handle(args: argparse.Namespace) -> int:
             )
         )
         if "plan" in session:
-            rows.append(("", f"  plan {session['plan']}", "", "", "", "", _steps(session["steps"])))
+            rows.append(("", f"  plan {session['plan']}", "", "", "", "", f"  {steps(session['steps'])}"))
         if session.get("paused"):
             rows.append(("", "  PAUSED", "", "", "", "", f"  {session['paused']}; see `agentmon resume`"))
         rows += [("", f"  {p['pid']}", p["uid"], "", p["blocked"], "", f"  {p['comm']}") for p in session["processes"]]
@@ -90,13 +91,13 @@ def _risk(session: dict[str, Any]) -> str:
     return " ".join(filter(None, (session["risk"], watched.score(session.get("fingerprint")))))
 
 
-def _steps(steps: list[dict[str, Any]]) -> str:
-    """Those of each state, in words."""
+def steps(found: list[dict[str, Any]]) -> str:
+    """The steps of a plan by where they are, in words."""
     by_state: dict[str, list[str]] = {}
-    for step in steps:
+    for step in found:
         by_state.setdefault(step["state"], []).append(step["step"])
     order = ("active", "enabled", "done", "failed", "waiting")
-    return "  " + "; ".join(f"{state}: {', '.join(by_state[state])}" for state in order if state in by_state)
+    return "; ".join(f"{state}: {', '.join(by_state[state])}" for state in order if state in by_state)
 
 
 def _age(seconds: float) -> str:

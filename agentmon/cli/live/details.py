@@ -14,6 +14,7 @@ from agentmon.cli.live.lines import moment, verdict
 from agentmon.cli.live.state import Item, State
 from agentmon.cli.live.stream import Row
 from agentmon.cli.live.words import tidy, width
+from agentmon.cli.ps import steps
 
 #: Lines, each with what stands before it and is indented when it is too long.
 Text = list[tuple[str, str]]
@@ -51,11 +52,7 @@ def _plan(session: dict[str, Any]) -> str:
     """Its name, and which step is where."""
     if "plan" not in session:
         return ""
-    by_state: dict[str, list[str]] = {}
-    for step in session["steps"]:
-        by_state.setdefault(step["state"], []).append(step["step"])
-    said = "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items())
-    return f"{session['plan']} ({said})" + (", PAUSED" if session.get("paused") else "")
+    return f"{session['plan']} ({steps(session['steps'])})" + (", PAUSED" if session.get("paused") else "")
 
 
 def _when(time_ns: int) -> str:

@@ -78,8 +78,9 @@ def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
     ]
     if risk != "normal":
         line.append((f"risk {tidy(risk)} ", "warn"))
-    if score := watched.score(s.get("fingerprint")):
-        line.append((f"score {score} " if score[0] != "l" else f"{score} ", "warn" if "↑" in score else ""))
+    found = s.get("fingerprint") or {}
+    if score := watched.score(found):
+        line.append((f"{score} " if "to_go" in found else f"score {score} ", "warn" if "↑" in score else ""))
     used = sum(len(text) for text, _ in line)
     return [*line, (head(tidy(s["command"]), cells - used), "bold")]
 
