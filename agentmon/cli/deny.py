@@ -18,7 +18,8 @@ def register(subparsers: Any) -> None:
         "deny",
         "refuse what is held",
         """
-        Deny a held action: it fails with EPERM, and the reason is recorded.
+        Deny a held action: it fails with EPERM, and the reason is recorded. A program that was
+        stopped at its start, as most are without BPF LSM, is killed.
         """,
         """
         agentmon deny a-3

@@ -24,8 +24,9 @@ def register(subparsers: Any) -> None:
         only when all of them were really stopped; then the exit status is 0, else 1.
 
         Postures: `prevents` (refused before any effect), `stops` (killed before it could use the
-        result), `detects` (only recorded), `blind`. HOLD is what becomes of what a rule holds: it
-        waits for an answer, always or only where the rule names the file exactly, or is denied.
+        result), `detects` (recorded, and killed, but it has happened), `blind`. HOLD is what becomes
+        of what a rule holds: it waits for an answer, always or only where the rule names the file
+        exactly, or is denied.
         """,
         """
         sudo agentmon doctor

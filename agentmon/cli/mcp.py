@@ -80,7 +80,7 @@ def register(subparsers: Any) -> None:
     parser = add_verb(
         subparsers,
         "mcp",
-        "give an agent program `why` and `ask` as tools (MCP over standard input and output)",
+        "give an agent program `why`, `ask` and `step` as tools (MCP over standard input and output)",
         """
         A server of the Model Context Protocol that an agent program starts inside its fence
         (docs/agents.md). Tools: `why`, `ask`, `answers`, `step`. They are what the verbs of these names are,

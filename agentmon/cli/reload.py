@@ -20,8 +20,8 @@ def register(subparsers: Any) -> None:
         Read the policy of SESSION again, or another one, and put the session under it while its
         processes run. Each operation is judged by the old policy or by the new one, never by a
         mixture. What was answered for names of hosts stays reachable as far as the new policy
-        names it. Files and connections that are open already stay open: release and enroll the
-        processes again if those have to be judged.
+        names it. A plan, and where it is, stays. Files and connections that are open already stay
+        open: release and enroll the processes again if those have to be judged.
 
         A policy that is invalid, too large, or does not fit into the kernel changes nothing: the
         one in force stays. Only root and members of the group `agentmon` may do this, and never a

@@ -18,8 +18,9 @@ def register(subparsers: Any) -> None:
         "risk",
         "say how risky a session is: rules with `when: {risk: …}` go by it",
         """
-        Set the risk of a live session. It counts from its next operation on. Only root and members of the
-        group `agentmon` may do this, and never a process inside a session.
+        Set the risk of a live session. It counts from its next operation on. Of a session that is watched
+        by a baseline it is the least from then on, and what was found until then is settled. Only root and
+        members of the group `agentmon` may do this, and never a process inside a session.
         """,
         """
         sudo agentmon risk s-7f3a high

@@ -20,8 +20,9 @@ def register(subparsers: Any) -> None:
         "see what is blocked, as it happens",
         """
         One line per blocked operation: time, session, process, operation, object, rule and
-        reason; also sessions that begin and end. A restart of the daemon is survived. If you
-        do not keep up, records are dropped and the number is told; the audit log has them.
+        reason; also sessions that begin and end, steps of plans, what is held and answered, and
+        a risk that rises. A restart of the daemon is survived. If you do not keep up, records are
+        dropped and the number is told; the audit log has them.
         """,
         """
         agentmon watch

@@ -23,7 +23,8 @@ def register(subparsers: Any) -> None:
         """
         For agents, and for what they run: what was blocked last in the session that you are in, with
         the rule, its reason, and what the policy allows instead. Nobody inside a session sees more
-        than that session, root neither. From outside, name a session.
+        than that session, root neither. From outside, name a session; of one that is watched by a
+        baseline, it is also told why its risk rose.
         """,
         """
         agentmon why
