@@ -12,7 +12,6 @@ import signal
 import struct
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 
 from agentmon.daemon import holding
-from tests.support.held import agent, agree, approvals, asked, finish, frozen
+from tests.support.held import agent, agent_in_wait, agree, approvals, asked, finish, frozen, go
 from tests.support.hosts import Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
@@ -388,12 +387,12 @@ def test_a_flood_of_sigcont_lets_nothing_run(served: Host, kept: Path, asks: Pat
 def test_who_is_thawed_without_an_answer_is_killed(served: Host, kept: Path, asks: Path) -> None:
     mark = kept / "mark"
     running = agent(served, asks, f"import subprocess\nprint(subprocess.run(['{kept}/first', '{mark}']).returncode)")
-    question = asked(served)[0]
+    question = frozen(served)
     where = Path(f"/proc/{question['pid']}/cgroup").read_text().partition("0::")[2].strip()
     from agentmon.kernel.host import cgroup2_root
 
     lot = cgroup2_root() / where.lstrip("/")
-    assert (lot / "cgroup.events").read_text().split()[-1] == "1"
+    wait_for(lambda: (lot / "cgroup.events").read_text().split()[-1] == "1", "its cgroup to be frozen")
     (lot.parent / "cgroup.procs").write_text(str(question["pid"]))
     assert "-9\n" in finish(running)[1]
     assert not mark.exists()
@@ -421,53 +420,33 @@ def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
         running.communicate()
 
 
-def test_without_a_daemon_a_program_that_would_wait_is_killed(tmp_path: Path) -> None:
+LATER = """
+    import subprocess, sys
+    sys.stdin.readline()
+    print(subprocess.run(sys.argv[1:]).returncode, flush=True)
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["before", "while it is stopped"])
+def test_a_program_that_nobody_will_be_asked_for_is_killed(tmp_path: Path, meanwhile: str) -> None:
+    """The daemon is gone before it is started; or dies when it is stopped, and not frozen."""
     program, mark = first(tmp_path / "first"), tmp_path / "mark"
     with Host(tmp_path) as host:
         policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
         daemon = host.start()
-        script = f"""
-            import subprocess, sys
-            sys.stdin.readline()
-            print(subprocess.run(["{program}", "{mark}"]).returncode, flush=True)
-        """
-        words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script)]
-        running = host.spawn(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        wait_for(lambda: host.json("ps")["sessions"], "the session")
-        daemon.kill()
-        daemon.wait()
-        time.sleep(2.5)  # so long it may still come
-        assert running.stdin is not None
+        running = agent_in_wait(host, policy, LATER, program, mark)
+        if meanwhile == "before":
+            daemon.kill()
+            daemon.wait()
+            time.sleep(2.5)  # so long it may still come
+            go(running)
+        else:
+            daemon.send_signal(signal.SIGSTOP)
+            go(running)
+            time.sleep(0.3)
+            daemon.kill()
+            daemon.wait()
         assert running.stdout is not None
-        running.stdin.write("go\n")
-        running.stdin.flush()
-        assert running.stdout.readline() == "-9\n"
-        assert not mark.exists()
-        running.kill()
-        running.communicate()
-
-
-def test_no_program_stays_stopped_when_the_daemon_dies_before_it_is_frozen(tmp_path: Path) -> None:
-    program, mark = first(tmp_path / "first"), tmp_path / "mark"
-    with Host(tmp_path) as host:
-        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
-        daemon = host.start()
-        script = f"""
-            import subprocess, sys
-            sys.stdin.readline()
-            print(subprocess.run(["{program}", "{mark}"]).returncode, flush=True)
-        """
-        words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script)]
-        running = host.spawn(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        wait_for(lambda: host.json("ps")["sessions"], "the session")
-        daemon.send_signal(signal.SIGSTOP)
-        assert running.stdin is not None
-        assert running.stdout is not None
-        running.stdin.write("go\n")
-        running.stdin.flush()
-        time.sleep(0.3)
-        daemon.kill()
-        daemon.wait()
         assert running.stdout.readline() == "-9\n"
         assert not mark.exists()
         running.kill()

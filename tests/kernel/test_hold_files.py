@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.held import agent, agree, approvals, asked, finish
+from tests.support.held import READERS, agent, agree, approvals, asked, finish
 from tests.support.hosts import Host, wait_for
 
 pytestmark = pytest.mark.tier("lsm")
@@ -92,15 +92,7 @@ def test_what_changed_while_held_is_asked_again(served: Host, kept: Path, asks: 
 
 
 def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, asks: Path) -> None:
-    script = f"""
-        import threading
-        def read():
-            print(open("{kept}/file").read())
-        threads = [threading.Thread(target=read) for _ in range(4)]
-        [t.start() for t in threads]
-        [t.join() for t in threads]
-    """
-    running = agent(served, asks, script)
+    running = agent(served, asks, READERS, f"{kept}/file")
     agree(served, running)
     status, out = finish(running)
     assert (status, out.count("as shown")) == (0, 4)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.held import agent, agree, approvals, asked, finish
+from tests.support.held import READERS, agent, agent_in_wait, agree, approvals, asked, finish, go
 from tests.support.hosts import Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
@@ -93,15 +93,7 @@ def test_an_approval_is_for_once_or_for_the_session(served: Host, kept: Path, as
 
 
 def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, asks: Path) -> None:
-    script = f"""
-        import threading
-        def read():
-            print(open("{kept}/file").read())
-        threads = [threading.Thread(target=read) for _ in range(4)]
-        [t.start() for t in threads]
-        [t.join() for t in threads]
-    """
-    running = agent(served, asks, script)
+    running = agent(served, asks, READERS, f"{kept}/file")
     wait_for(lambda: [q["waiters"] for q in approvals(served)] == [4], "all to wait for one answer")
     served.agentmon("approve", asked(served)[0]["id"])
     status, said = finish(running)
@@ -304,7 +296,13 @@ def test_a_program_waits_on_for_the_next_daemon(tmp_path: Path) -> None:
 # ---- the kernel lets all go on when nobody answers any more
 
 
-def test_an_open_is_not_let_go_on_by_the_end_of_the_daemon(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "status"), [(subprocess.Popen.kill, -9), (subprocess.Popen.terminate, 1)], ids=["killed", "stopped"]
+)
+def test_an_open_is_not_let_go_on_by_the_end_of_the_daemon(
+    tmp_path: Path, end: Callable[[subprocess.Popen[bytes]], None], status: int
+) -> None:
+    """Killed: the kernel lets it go on, and ends who did. Stopped: it is denied first."""
     kept = tmp_path / "file"
     kept.write_text("as shown")
     with Host(tmp_path) as host:
@@ -313,27 +311,10 @@ def test_an_open_is_not_let_go_on_by_the_end_of_the_daemon(tmp_path: Path) -> No
         script = f"import subprocess\nprint(subprocess.run(['cat', '{kept}']).returncode, flush=True)"
         running = agent(host, policy, script)
         asked(host)
-        daemon.kill()
+        end(daemon)
         daemon.wait()
         assert running.stdout is not None
-        assert running.stdout.readline() == "-9\n"
-        running.kill()
-        running.communicate()
-
-
-def test_a_stopped_daemon_denies_what_waits(tmp_path: Path) -> None:
-    kept = tmp_path / "file"
-    kept.write_text("as shown")
-    with Host(tmp_path) as host:
-        policy = host.policy(f"  - {{id: kept, on: read, paths: ['{kept}'], action: hold}}")
-        daemon = host.start()
-        script = f"import subprocess\nprint(subprocess.run(['cat', '{kept}']).returncode, flush=True)"
-        running = agent(host, policy, script)
-        asked(host)
-        daemon.terminate()
-        daemon.wait()
-        assert running.stdout is not None
-        assert running.stdout.readline() == "1\n"
+        assert running.stdout.readline() == f"{status}\n"
         running.kill()
         running.communicate()
 
@@ -345,18 +326,14 @@ def test_the_next_daemon_holds_opens_too(tmp_path: Path) -> None:
         policy = host.policy(f"  - {{id: kept, on: read, paths: ['{kept}'], action: hold}}")
         daemon = host.start()
         script = f"import sys\nsys.stdin.readline()\nprint(open('{kept}').read(), flush=True)"
-        words = ["run", "-p", policy, "--", "/usr/bin/python3", "-c", script]
-        running = host.spawn(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        wait_for(lambda: host.json("ps")["sessions"], "the session")
+        running = agent_in_wait(host, policy, script)
         daemon.kill()
         daemon.wait()
         host.start()
         time.sleep(1.5)
-        assert running.stdin is not None
-        assert running.stdout is not None
-        running.stdin.write("go\n")
-        running.stdin.flush()
+        go(running)
         host.agentmon("approve", asked(host)[0]["id"])
+        assert running.stdout is not None
         assert running.stdout.readline() == "as shown\n"
         running.kill()
         running.communicate()

@@ -43,6 +43,20 @@ def agent(host: Host, policy: Path, script: str, *arguments: object) -> subproce
     return host.spawn(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def agent_in_wait(host: Host, policy: Path, script: str, *arguments: object) -> subprocess.Popen[str]:
+    """The same, once it is fenced; what it does, it does when it reads a line: `go`."""
+    words = ["run", "-p", policy, "--", sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    running = host.spawn(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    wait_for(lambda: host.json("ps")["sessions"], "the session")
+    return running
+
+
+def go(running: subprocess.Popen[str]) -> None:
+    assert running.stdin is not None
+    running.stdin.write("go\n")
+    running.stdin.flush()
+
+
 def approvals(host: Host) -> list[dict[str, Any]]:
     """As `agentmon approvals --json` has them; a command line each time would be slow in a guest."""
     with host.client() as client:
@@ -87,6 +101,16 @@ def agree(host: Host, running: subprocess.Popen[str]) -> list[str]:
         time.sleep(0.05)
     return seen
 
+
+#: Threads that read one file together, each of which prints it.
+READERS = """
+    import sys, threading
+    def read():
+        print(open(sys.argv[1]).read())
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+"""
 
 CONNECT = """
     import socket, sys
