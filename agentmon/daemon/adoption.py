@@ -134,6 +134,7 @@ def _take(daemon: Daemon, state: SessionState) -> None:
     )  # fmt: skip
     if state.plan_text:
         session.progress = Progress.of(daemon.monitor.steps(state.slot, MAX_STEPS))
+        session.paused = state.paused
     daemon.states[state.id] = state
     daemon.book.adopt(state.digest, state.policy_slot, state.generation, prepared)
     session.risk = daemon.monitor.risk(state.slot).word

@@ -50,7 +50,7 @@ from agentmon.engine import (
 )
 from agentmon.errors import KernelError
 from agentmon.host import process
-from agentmon.host.freeze import Freezer
+from agentmon.host.freeze import Freezer, thaw
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.conditions import Risk
 from agentmon.model.events import ProcessKey
@@ -312,6 +312,8 @@ class Daemon:
         """End a session whose processes run on; what was held goes on too: there is no rule any more."""
         for question in self.engine.holds.closed(session.slot):
             self.holding.settle(tuple(question.waiters), Action.ALLOW)
+        if session.paused:
+            thaw(self.members(session))
         self.monitor.close_session(session.slot)
         self.remember(session)
         self.execute_all(self.engine.close(session.slot, time.time_ns(), how))
@@ -320,9 +322,9 @@ class Daemon:
 
     def _pause(self, session: Session, why: str) -> None:
         """Stop all of it: who is stopped forks no more, so a few rounds find everybody."""
-        if session.paused:
+        if session.paused or session.id not in self.states:
             return
-        session.paused = why or "something was against its plan"
+        self.set_paused(session, why or "something was against its plan")  # first: the next daemon has to know
         freezer, seen = Freezer(), set[ProcessKey]()
         while fresh := set(self.members(session)) - seen:
             freezer.freeze(fresh)
@@ -331,6 +333,14 @@ class Daemon:
             Record(time.time_ns(), "session", session.id, uid=session.uid, operation="paused", detail=session.paused)
         )
         log(f"{session.id} is paused: {session.paused}; `agentmon resume {session.id}` lets it go on")
+
+    def set_paused(self, session: Session, why: str) -> None:
+        """Remember that a session is stopped, beyond this daemon. ``why``: empty when it goes on."""
+        session.paused = self.states[session.id].paused = why
+        try:
+            self.directory.save(self.states[session.id])
+        except OSError as error:
+            log(f"{session.id}: the next daemon will not know whether it is paused: {error}")
 
     def members(self, session: Session) -> list[ProcessKey]:
         """The processes of a session, by the kernel."""

@@ -64,6 +64,7 @@ class SessionState:
     floor: str = "normal"  # the risk that an operator gave it
     plan_text: str = ""  # what it follows besides; "": nothing
     plan_file: str = ""
+    paused: str = ""  # why its plan stopped it; "": it goes on
 
     @property
     def in_force(self) -> InForce:

@@ -323,9 +323,11 @@ class Verbs:
     def _resume(self, caller: Caller, request: Resume) -> dict[str, Any]:
         daemon = self._daemon
         session = self._live(self._known(request.session, caller).id)
+        if not session.paused:  # others may have stopped some of it
+            raise RefusedError(f"session `{session.id}` is not paused; see `agentmon ps`", "failed")
         keys = daemon.members(session)
-        session.paused = ""
         thaw(keys)
+        daemon.set_paused(session, "")
         daemon.report(
             Record(
                 time.time_ns(), "session", session.id, uid=session.uid, operation="resumed",

@@ -97,6 +97,8 @@ def test_ps_shows_where_the_plan_is(served: Host, policy: Path, tools: Path) -> 
     shown = served.agentmon("ps").stdout
     assert "plan release" in shown
     assert "active: build; done: fetch; waiting: push" in shown
+    [name] = [s["session"] for s in served.json("ps")["sessions"] if s.get("plan") == "release"]
+    assert f"session `{name}` is not paused" in served.agentmon("resume", name).stderr
     assert agent.stdin
     agent.stdin.write("\n")
     agent.stdin.flush()
@@ -212,16 +214,45 @@ def test_a_violation_pauses_the_session_until_it_is_let_go_on(served: Host, poli
     def paused() -> list[dict[str, str]]:
         return [s for s in served.json("ps")["sessions"] if s.get("paused")]
 
+    def told(name: str) -> list[str]:
+        return [r["operation"] for r in records(served, name) if r["kind"] == "session"]
+
     wait_for(paused, "the session to be paused")
     [session] = paused()
     assert session["paused"] == "step push may not begin yet: it comes after build"
-    assert "PAUSED" in served.agentmon("ps").stdout
+    wait_for(lambda: told(session["session"])[-1] == "paused", "it to be written down")
+    served.daemons[-1].kill()
+    served.daemons[-1].wait()
+    served.start()
+    assert "PAUSED" in served.agentmon("ps").stdout  # the next daemon knows
     done = served.agentmon("resume", session["session"])
     assert done.returncode == 0, done.stderr
     assert agent.stdout.read() == "one\ntwo\n"
     agent.wait()
-    told = [r["operation"] for r in records(served, session["session"]) if r["kind"] == "session"]
-    assert told == ["enrolled", "paused", "resumed", "ended"]
+    assert told(session["session"]) == ["enrolled", "paused", "resumed", "ended"]
+
+
+def test_what_a_plan_paused_runs_on_when_its_session_is_released(served: Host, policy: Path, tools: Path) -> None:
+    file = tools / "plan.yaml"
+    file.write_text(file.read_text().replace("plan: release", "plan: release\non-violation: pause"))
+    words = [
+        "run",
+        "-p",
+        policy,
+        "--plan",
+        file,
+        "--",
+        tools / "agent",
+        "-c",
+        f"{tools}/push -c 'exit 0'; sleep 2; echo on",
+    ]
+    agent = served.spawn(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    assert agent.stdout
+    wait_for(lambda: [s for s in served.json("ps")["sessions"] if s.get("paused")], "the session to be paused")
+    [session] = [s["session"] for s in served.json("ps")["sessions"] if s.get("paused")]
+    assert served.agentmon("release", session).returncode == 0
+    assert agent.stdout.read() == "on\n"
+    agent.wait()
 
 
 def test_why_tells_the_agent(served: Host, policy: Path, tools: Path) -> None:
