@@ -104,5 +104,6 @@ class Gate:
             os.close(opening.fd)
 
     def close(self) -> None:
-        """Whoever waits goes on."""
-        os.close(self.fd)
+        """Whoever waits goes on. An answer that comes later goes nowhere: the number may be another file's by then."""
+        fd, self.fd = self.fd, -1
+        os.close(fd)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.kernel.fanotify import Gate, Opening
 from tests.support.held import READERS, agent, agent_in_wait, agree, approvals, asked, finish, go
 from tests.support.hosts import Host, wait_for
 
@@ -337,3 +338,15 @@ def test_the_next_daemon_holds_opens_too(tmp_path: Path) -> None:
         assert running.stdout.readline() == "as shown\n"
         running.kill()
         running.communicate()
+
+
+def test_an_answer_that_comes_too_late_is_written_into_no_other_file(tmp_path: Path) -> None:
+    gate = Gate()
+    number = gate.fd
+    gate.close()
+    other = os.open(tmp_path / "other", os.O_WRONLY | os.O_CREAT)  # which may well get that number
+    os.dup2(other, number)
+    gate.answer(Opening(os.dup(other), 1, to_run=False), allow=True)
+    for fd in {other, number}:
+        os.close(fd)
+    assert (tmp_path / "other").read_bytes() == b""
