@@ -73,15 +73,24 @@ __noinline int count_bytes(const struct am_actor *a, __u64 bytes, __u32 done)
 static __noinline int write_bytes(__u64 bytes, __u32 done)
 {
 	struct am_actor a = {};
-	__u32 verdict;
+	__u32 verdict, reason = AM_PLAN_BYTES;
+	int who = identify(&a);
 
-	if (identify(&a) != 1 || !a.proc.step || a.doomed)
-		return 0; /* who is not known was refused the open */
-	verdict = a.out ? a.part : count_bytes(&a, bytes, done);
+	if (!who || (who > 0 && !a.proc.step) || a.doomed)
+		return 0;
+	if (who < 0) { /* it is in a step, and nobody knows of which plan */
+		count(AM_C_NO_STATE);
+		verdict = AM_DENY;
+		reason = AM_NO_STATE;
+	} else if (a.out) {
+		verdict = a.part;
+		reason = a.out;
+	} else {
+		verdict = count_bytes(&a, bytes, done);
+	}
 	if (verdict < AM_HOLD)
 		return 0;
-	report_bare(&a, AM_WRITE, verdict,
-		    am_by(AM_NO_RULE, a.out ? (__u32)a.out : (__u32)AM_PLAN_BYTES),
+	report_bare(&a, AM_WRITE, verdict, am_by(AM_NO_RULE, reason),
 		    done || verdict == AM_KILL ? AM_F_KILLED : 0);
 	count(AM_C_BLOCKED);
 	if (done || verdict == AM_KILL)
@@ -101,16 +110,26 @@ static __always_inline bool steps_on(struct task_struct *t)
 	return p && p->step;
 }
 
-/* The number of a call, as in the table of its kind. x32 has its own ones from 512 on. */
-static __always_inline __u64 call_number(const struct pt_regs *r, bool compat)
+/*
+ * The number of a call, as in the table of its kind; the kernel looks at no more of it than 32 bits either. x32 has its own
+ * ones from 512 on.
+ */
+static __always_inline __u32 call_number(const struct pt_regs *r, bool compat)
 {
-	return compat ? r->orig_ax : r->orig_ax & ~(__u64)AM_X32;
+	return compat ? (__u32)r->orig_ax : (__u32)r->orig_ax & ~AM_X32;
+}
+
+/* The mmap of old says in memory what it is for, which another thread may change. */
+static __always_inline bool is_old_mmap(const struct pt_regs *r, bool compat)
+{
+	return compat && call_number(r, compat) == 90;
 }
 
 /* By how much a call lets mappings show more of a file: mremap, or remap_file_pages, which shows another part. */
 static __always_inline __u64 grows(const struct pt_regs *r, bool compat)
 {
-	__u64 nr = call_number(r, compat), was, is;
+	__u32 nr = call_number(r, compat);
+	__u64 was, is;
 
 	if (nr == (compat ? 163 : 25)) {
 		was = compat ? (__u32)r->cx : r->si;
@@ -166,8 +185,10 @@ static __noinline __u64 asked_bytes(struct task_struct *t)
 	struct pt_regs *r = (void *)bpf_task_pt_regs(t);
 	struct am_adding parts = {};
 
+	if (t->flags & PF_IO_WORKER) /* its registers are those of whatever call it was made in */
+		return AM_ANY_SIZE;
 	if (t->thread_info.status & AM_TS_COMPAT) {
-		switch (r->orig_ax) {
+		switch (call_number(r, true)) {
 		case 4: /* write, pwrite64 */
 		case 181:
 			return (__u32)r->dx;
@@ -237,11 +258,11 @@ int BPF_PROG(map_check, struct file *f)
 {
 	struct task_struct *t = (void *)bpf_get_current_task_btf();
 	struct pt_regs *r = (void *)bpf_task_pt_regs(t);
-	bool compat = t->thread_info.status & AM_TS_COMPAT;
+	bool compat = t->thread_info.status & AM_TS_COMPAT, old = is_old_mmap(r, compat);
 
-	if (!f || call_number(r, compat) != (compat ? 192 : 9))
+	if (!f || (!old && call_number(r, compat) != (compat ? 192 : 9)))
 		return 0;
-	if (!((compat ? r->si : r->r10) & AM_MAP_SHARED))
+	if (!old && !((compat ? r->si : r->r10) & AM_MAP_SHARED))
 		return 0;
 	if (!(f->f_mode & AM_FMODE_WRITE) || !is_regular((__u64)f))
 		return 0;
@@ -250,7 +271,7 @@ int BPF_PROG(map_check, struct file *f)
 		return 0;
 	}
 	maps_now(t);
-	return write_bytes(compat ? (__u32)r->cx : r->si, 0);
+	return write_bytes(old ? AM_ANY_SIZE : compat ? (__u32)r->cx : r->si, 0);
 }
 
 /*
@@ -273,7 +294,7 @@ int BPF_PROG(grow_check)
 static __always_inline long written_to(const struct pt_regs *r, bool compat)
 {
 	if (compat) {
-		switch (r->orig_ax) {
+		switch (call_number(r, true)) {
 		case 4: /* write, writev, pwrite64, sendfile, sendfile64, pwritev, pwritev2 */
 		case 146:
 		case 181:
@@ -309,8 +330,7 @@ static __always_inline long written_to(const struct pt_regs *r, bool compat)
 /* The same of a call that says by nothing how much it has written; sets what it may be. */
 static __always_inline long filled(const struct pt_regs *r, bool compat, __u64 *bytes)
 {
-	__u64 nr = call_number(r, compat);
-	__u32 how;
+	__u32 nr = call_number(r, compat), how;
 
 	if (nr ==
 	    (compat ? 324 : 285)) { /* fallocate: the length of the 32-bit one is in two halves */
@@ -338,7 +358,7 @@ static __always_inline long filled(const struct pt_regs *r, bool compat, __u64 *
 /* Whether a call hands over writes that are done elsewhere: io_submit. io_uring is seen where it does them, see judge_ring(). */
 static __always_inline bool submits(const struct pt_regs *r, bool compat)
 {
-	__u64 nr = call_number(r, compat);
+	__u32 nr = call_number(r, compat);
 
 	return nr == (compat ? 248 : 209) || (!compat && nr == 544);
 }
@@ -373,7 +393,8 @@ int BPF_PROG(write_exit, struct pt_regs *r, long ret)
 {
 	struct task_struct *t = (void *)bpf_get_current_task_btf();
 	bool compat = t->thread_info.status & AM_TS_COMPAT;
-	__u64 bytes = ret, nr = call_number(r, compat), f;
+	__u32 nr = call_number(r, compat);
+	__u64 bytes = ret, f;
 	long fd;
 
 	if (ret < 0 && ret > -4096)
@@ -388,7 +409,7 @@ int BPF_PROG(write_exit, struct pt_regs *r, long ret)
 		    shows_file(t, ret ? (__u64)ret : (compat ? (__u32)r->bx : r->di)))
 			write_bytes(grows(r, compat), 1);
 		return 0;
-	} else if (submits(r, compat)) {
+	} else if (submits(r, compat) || is_old_mmap(r, compat)) {
 		if (ret && steps_on(t))
 			write_bytes(AM_ANY_SIZE, 1);
 		return 0;

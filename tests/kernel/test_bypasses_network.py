@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.model.operations import Operation, Reason, Tier
-from tests.support.fence import Fence, Outcome
+from tests.support.fence import Fence, closed
 
 Program = Callable[[str], Path]
 SECRET = b"the content\n"
@@ -38,11 +38,6 @@ def heard(ear: socket.socket) -> int:
         except BlockingIOError:
             return count
         count += 1
-
-
-def closed(plain: Outcome) -> str:
-    """Why a test of rings does not run."""
-    return f"not required: {plain.value.decode().strip()} on this host, for everybody"
 
 
 def deny(port: int) -> str:

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * ring openat|openat2 PATH [sqpoll], ring connect|send PORT [sqpoll], ring unix PATH [sqpoll], ring listen PORT
+ * ring openat|openat2|write PATH [sqpoll], ring connect|send PORT [sqpoll], ring unix PATH [sqpoll], ring listen PORT
  * [sqpoll]: one request through io_uring. Prints what is in the file, or "ok"; "errno N" from the completion;
  * "no ring: errno N" if the kernel gives none. sqpoll: a thread of the kernel takes the request, with no system call.
- * Ports are UDP, of listen TCP, on 127.0.0.1; unix is a stream.
+ * Ports are UDP, of listen TCP, on 127.0.0.1; unix is a stream; write is four bytes to a file that is opened as ever.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -53,6 +53,11 @@ int main(int argc, char **argv)
 			sqe->len = sizeof(how);
 			sqe->off = (unsigned long)&how;
 		}
+	} else if (!strcmp(argv[1], "write")) {
+		sqe->fd = open(argv[2], O_WRONLY);
+		sqe->opcode = IORING_OP_WRITE;
+		sqe->addr = (unsigned long)data.iov_base;
+		sqe->len = data.iov_len;
 	} else if (!strcmp(argv[1], "unix")) {
 		strncpy(there.sun_path, argv[2], sizeof(there.sun_path) - 1);
 		sqe->fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -97,7 +102,7 @@ int main(int argc, char **argv)
 		puts("ok");
 		fflush(stdout);
 		pause();
-	} else if (sqe->opcode != IORING_OP_SENDMSG) {
+	} else if (sqe->opcode != IORING_OP_SENDMSG && sqe->opcode != IORING_OP_WRITE) {
 		n = read(cqe->res, text, sizeof(text));
 		fwrite(text, 1, n > 0 ? n : 0, stdout);
 		return 0;

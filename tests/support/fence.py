@@ -69,6 +69,11 @@ class Outcome:
         return self.status == -signal.SIGKILL
 
 
+def closed(plain: Outcome) -> str:
+    """Why a test of rings does not run."""
+    return f"not required: {plain.value.decode().strip()} on this host, for everybody"
+
+
 def rule_id(policy: CompiledPolicy, rule: int) -> str:
     """The name of a rule; empty if there is none."""
     return "" if rule == NO_RULE else policy.rules[rule].id

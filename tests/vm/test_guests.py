@@ -114,6 +114,7 @@ SHOWN = {
     "tests/kernel/test_bypasses_network.py::test_a_ring_reaches_": ("6.1",),
     "tests/kernel/test_bypasses_network.py::test_a_ring_sends_": ("6.1",),
     "tests/kernel/test_operations.py::test_a_ring_": ("6.1", "6.12", "7.2"),
+    "tests/kernel/test_plan.py::test_a_ring_": ("6.1", "6.12", "7.2"),
 }
 OPTIONAL = {"7.2"}  # Debian's sid moves on
 TIMEOUT_SECONDS = 2700.0 if GUESTS is SHORT else 6 * 3600.0
