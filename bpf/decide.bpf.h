@@ -8,13 +8,7 @@
 #include "actor.bpf.h"
 #include "automaton.bpf.h"
 #include "walk.bpf.h"
-#ifdef AM_REACT
 #include "halt.bpf.h"
-#else
-#include "hold.bpf.h"
-#define AM_HALTS 0
-#define AM_OPENS_SCRIPT 0
-#endif
 
 #define AM_SIGKILL 9
 
@@ -450,26 +444,40 @@ static __always_inline __u64 contents_of(__u64 inode)
 
 /* Operations by which what is in a file goes somewhere. */
 #define AM_CARRIES (1U << AM_EXEC | 1U << AM_READ | 1U << AM_RENAME | 1U << AM_LINK)
-/*
- * ask() of a judged job (react: halt()), whose verdict is that from now on; the marks of its rule are set. `flags`:
- * AM_F_SCRIPT, AM_OPENS_SCRIPT. Global, as judge().
- */
-__noinline int ask_job(const struct am_actor *a, __u32 slot, __u32 flags)
+/* What an answer to a judged job is for: job->held and job->same. */
+static __always_inline void print_job(const struct am_actor *a, struct am_job *job)
 {
-	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
-	struct am_hashing h = {};
-	int said;
+	struct am_hashing h = {.job = job, .sum = knobs.key};
 
-	if (!a || !job)
-		return AM_DENY;
-	h.job = job;
-	h.sum = knobs.key;
 	bpf_loop(AM_PATH_MAX, hash_some, &h, 0);
 	job->same = mix(h.sum + ((__u64)a->generation << 32) + ((__u32)job->op << 16) + job->rule);
 	job->held = mix(mix(job->same + job->ino) + ((__u64)job->igen << 32 | job->dev)) |
 		    1; /* 0 is the thread itself */
 	if (job->ops & AM_CARRIES)
 		job->held = mix(job->held + contents_of(job->inode)) | 1;
+}
+
+/* What ask() or halt() said is the job's verdict from now on; the marks of its rule are set. */
+static __always_inline int take_answer(const struct am_actor *a, struct am_job *job, int said)
+{
+	job->verdict = said & 0xff;
+	if (am_ask_reason(said))
+		job->reason = am_ask_reason(said);
+	job->told = !(said & AM_ASK_NEW);
+	if (job->verdict == AM_ALLOW)
+		set_marks(job->session, a->generation, job->marks);
+	return said;
+}
+
+/* ask() of a judged job (react: halt()). `flags`: AM_F_SCRIPT, AM_OPENS_SCRIPT. Global, as judge(). */
+__noinline int ask_job(const struct am_actor *a, __u32 slot, __u32 flags)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+	int said;
+
+	if (!a || !job)
+		return AM_DENY;
+	print_job(a, job);
 #ifdef AM_REACT
 	if (flags & AM_OPENS_SCRIPT)
 		said = was_let_run(a, job, contents_of(job->inode))
@@ -484,14 +492,21 @@ __noinline int ask_job(const struct am_actor *a, __u32 slot, __u32 flags)
 	asm volatile("" ::"r"(flags));
 	said = ask(a, job->held, job->same);
 #endif
-	job->verdict = said & 0xff;
-	if (am_ask_reason(said))
-		job->reason = am_ask_reason(said);
-	job->told = !(said & AM_ASK_NEW);
-	if (job->verdict == AM_ALLOW)
-		set_marks(job->session, a->generation, job->marks);
-	return said;
+	return take_answer(a, job, said);
 }
+
+#ifndef AM_REACT
+/* halt() of a judged job. Apart from ask_job(), whose chain of calls has no stack left. Global, as judge(). */
+__noinline int halt_job(const struct am_actor *a, __u32 slot, __u32 script)
+{
+	struct am_job *job = bpf_map_lookup_elem(&scratch, &slot);
+
+	if (!a || !job)
+		return AM_DENY;
+	print_job(a, job);
+	return take_answer(a, job, halt(a, job, script));
+}
+#endif
 
 #ifdef AM_REACT
 /* Whether somebody let an open go on that a rule holds; then the job is let through. Global, as judge(). */

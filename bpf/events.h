@@ -101,8 +101,8 @@ struct am_header {
 	__u32 generation; /* of the policy that decided */
 };
 
-#define AM_F_KILLED 1 /* the process was sent SIGKILL */
-#define AM_F_SCRIPT 2 /* react tier: the name of a script as the caller gave it, not resolved */
+#define AM_F_KILLED 1 /* the process was sent SIGKILL; if it is held, SIGSTOP (LSM tier) */
+#define AM_F_SCRIPT 2 /* a script: react, by its name as given; LSM, if it is held */
 #define AM_F_CREATED 4 /* the open created the file */
 #define AM_F_PINNED 8 /* matched by device, inode and generation, not by its path */
 #define AM_F_CONNECTED 16 /* send: on a connected socket, judged by its peer */

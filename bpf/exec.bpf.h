@@ -41,12 +41,20 @@ static __always_inline void retag(struct am_actor *a, __u64 before)
 
 #ifndef AM_REACT
 
-/* The verdict on what waited, now that the facts of `a` say what the arguments do. Global, as others are. Returns 0. */
-__noinline int judge_waited(struct am_actor *a, __u32 interpreter)
+/* What waited, of judge_waited(). */
+#define AM_OF_PROGRAM 0
+#define AM_OF_INTERPRETER 1
+#define AM_OF_SCRIPT 2
+
+/*
+ * The verdict on what waited, now that the facts of `a` say what the arguments do. What is held waits on, for the next hook
+ * (resume.bpf.h). Global, as others are. Returns 0.
+ */
+__noinline int judge_waited(struct am_actor *a, __u32 which)
 {
-	struct am_waiting_key k = {.interpreter = interpreter};
+	struct am_waiting_key k = {.interpreter = which == AM_OF_INTERPRETER};
 	struct am_waiting *w;
-	__u32 slot = 0, id, why = AM_NO_STATE;
+	__u32 slot = 0, id, why = AM_NO_STATE, verdict;
 	struct am_job *job = NULL;
 	struct am_policy *p;
 
@@ -67,6 +75,7 @@ __noinline int judge_waited(struct am_actor *a, __u32 interpreter)
 		fallback(a, 1U << AM_EXEC, AM_DENY, why, AM_F_KILLED);
 		count(AM_C_BLOCKED);
 		kill_current();
+		forget_one(&k);
 		return 0;
 	}
 	/* who acts is who began the exec; what is counted is counted now, not when many may have begun */
@@ -79,7 +88,21 @@ __noinline int judge_waited(struct am_actor *a, __u32 interpreter)
 		plan_first(a, slot, job, 0, false);
 		run_automaton(slot);
 	}
-	if (judge(slot, 0) >= AM_HOLD) {
+	verdict = judge(slot, 0);
+	if (verdict == AM_HOLD) {
+		if (which == AM_OF_SCRIPT)
+			job->inode = 0; /* it is closed already: user space looks what is in it */
+		halt_job(a, slot, which == AM_OF_SCRIPT);
+		verdict = job->verdict;
+	}
+	if (verdict == AM_HOLD) {
+		if (!bpf_map_update_elem(&waiting, &k, job, BPF_EXIST)) {
+			release(job);
+			return 0;
+		}
+		job->verdict = verdict = AM_DENY;
+	}
+	if (verdict >= AM_HOLD) {
 		report(slot, a, AM_F_KILLED);
 		count(AM_C_BLOCKED);
 		kill_current();
@@ -87,6 +110,7 @@ __noinline int judge_waited(struct am_actor *a, __u32 interpreter)
 		report(slot, a, 0);
 	}
 	release(job);
+	forget_one(&k);
 	return 0;
 }
 
@@ -105,16 +129,15 @@ static __always_inline void judge_waiting(struct am_actor *a, struct linux_binpr
 		__u32 added = bprm->filename != bprm->interp ? argc - w->argc : 0;
 
 		read_arguments(a, bprm->p, argc, added + 1);
-		judge_waited(a, 0);
+		judge_waited(a, bprm->filename != bprm->interp ? AM_OF_SCRIPT : AM_OF_PROGRAM);
 	}
 	k.interpreter = 1;
 	w = bpf_map_lookup_elem(&waiting, &k);
 	if (w) {
 		read_arguments(a, bprm->p, argc, w->later ? 0 : 1);
-		judge_waited(a, 1);
+		judge_waited(a, AM_OF_INTERPRETER);
 	}
 	a->proc.unsure = unsure;
-	forget_waiting((void *)bpf_get_current_task_btf());
 }
 
 #endif

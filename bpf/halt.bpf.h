@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Hold in the react tier, of a program that was started: its exec cannot be restarted, for the program that called it is gone.
+ * Hold of a program that was started: its exec cannot be restarted, for the program that called it is gone. In the react tier
+ * that is any; in the LSM tier one that a rule holds by its arguments.
  * So the process is stopped (SIGSTOP) before the first instruction of the new one; the daemon freezes it, and takes the
  * stop back. What it may do is not known by who let it run, but by what was answered: whoever lets it run without an
- * answer (SIGCONT, ptrace, thawing it) has it killed, by resumes(), on its way to that first instruction.
+ * answer (SIGCONT, ptrace, thawing it) has it killed, by resumes() in resume.bpf.h, on its way to that first instruction.
  *
  *   halted  written here: which process waits, for what
  *   beat    written by user space: when the daemon was last seen
@@ -69,6 +70,7 @@ static __always_inline bool is_approved(const struct am_actor *a, __u64 same, __
 	return until && now < *until;
 }
 
+#ifdef AM_REACT
 /*
  * Whether somebody let the current process run this very program, before it was started: the daemon asked while its open
  * waited (fanotify). Only once.
@@ -90,8 +92,12 @@ static __always_inline bool was_let_start(const struct am_actor *a, const struct
 	bpf_map_delete_elem(&answers, &k);
 	return true;
 }
+#endif
 
-/* What becomes of a program that was started, and that a rule holds; `script`: it is one. As ask(). */
+/*
+ * What becomes of a program that was started, and that a rule holds; `script`: it is one. As ask(). In the LSM tier it is not
+ * stopped yet: see resume.bpf.h.
+ */
 static __always_inline int halt(const struct am_actor *a, const struct am_job *job, bool script)
 {
 	struct am_proc_key key = a->key;
@@ -108,7 +114,8 @@ static __always_inline int halt(const struct am_actor *a, const struct am_job *j
 		/* the script that its interpreter opens by this name is it as well, if the name leads there yet */
 		fresh.released = fresh.any = 1;
 		fresh.object[0] = job->same;
-		if (script && bpf_map_update_elem(&halted, &key, &fresh, BPF_NOEXIST))
+		if (AM_TIER == AM_TIER_REACT && script &&
+		    bpf_map_update_elem(&halted, &key, &fresh, BPF_NOEXIST))
 			return am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
 		return am_say(AM_ALLOW, AM_APPROVED);
 	}
@@ -136,11 +143,12 @@ static __always_inline int halt(const struct am_actor *a, const struct am_job *j
 			__sync_fetch_and_add(&nhalted, 1);
 		}
 	}
-	if (bpf_send_signal(AM_SIGSTOP))
+	if (AM_TIER == AM_TIER_REACT && bpf_send_signal(AM_SIGSTOP))
 		return am_say(AM_DENY, AM_UNHOLDABLE) | AM_ASK_NEW;
 	return AM_HOLD | AM_ASK_NEW;
 }
 
+#ifdef AM_REACT
 /*
  * Whether the script that an interpreter opens is the one that somebody let run: the name may lead elsewhere by now, and
  * other content be there. Only once.
@@ -205,5 +213,6 @@ static __always_inline bool was_let_open(const struct am_actor *a, struct am_job
 	job->held = k.object; /* not to be remembered as allowed */
 	return true;
 }
+#endif
 
 #endif

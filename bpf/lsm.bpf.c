@@ -23,6 +23,7 @@
  *   guard.bpf.h                what has no object: ptrace, typing into a terminal, signal, mount, …
  *   lsm/task_alloc             the child inherits; a fork that could not be tracked is refused
  *   lsm/bprm_committed_creds   the new program's arguments and exe tags
+ *   resume.bpf.h               exec that is held by its arguments (tracepoints, on demand)
  *   lsm/task_free              a process that ended and is still listed
  *   tp_btf/sched_process_fork, _exit                       the process table, at once
  *   iter/task                  enrolment of what already runs
@@ -31,6 +32,7 @@
  */
 #define AM_TIER AM_TIER_LSM
 #include "exec.bpf.h"
+#include "resume.bpf.h"
 #include "mark.bpf.h"
 #include "write.bpf.h"
 #include "net.bpf.h"
@@ -763,6 +765,8 @@ int BPF_PROG(process_exec, struct linux_binprm *bprm)
 			if (p)
 				p->args = 0; /* its memory is new */
 		}
+		if (nhalted > 0)
+			forget_halted(&a.key);
 		if (a.proc.stepping & AM_COMMAND) {
 			p = bpf_map_lookup_elem(&procs, &a.key);
 			if (p)

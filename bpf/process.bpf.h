@@ -169,10 +169,8 @@ static __always_inline void forget(const struct am_proc_key *k, struct task_stru
 
 	if (ncondemned > 0 && !bpf_map_delete_elem(&condemned, k))
 		__sync_fetch_and_add(&ncondemned, -1);
-#ifdef AM_REACT
-	if (p || nhalted > 0)
+	if (nhalted > 0 || (AM_TIER == AM_TIER_REACT && p))
 		forget_halted(k);
-#endif
 	if (!p)
 		return;
 	forget_rights(k);

@@ -9,7 +9,7 @@
  *   cgroup/connect_unix (Linux 6.7)                 unix: name services that libc tries
  *   cgroup/sock_create                              raw and other sockets that no address rule can judge
  *   tp_btf/sched_process_exec                       exec
- *   tp_btf/x86_fpu_regs_activated                   exec that is held, and goes on: see halt.bpf.h
+ *   tp_btf/x86_fpu_regs_activated                   exec that is held, and goes on: see resume.bpf.h
  *   tp_btf/sys_exit                                 read, write, create: the file that was really opened;
  *                                                   unix, listen: the socket that was connected, or listens
  *   tp_btf/io_uring_submit_req (_sqe before 6.3)     what io_uring does that sys_exit does not see: opens, sockets,
@@ -19,6 +19,7 @@
 #define AM_TIER AM_TIER_REACT
 #define AM_REACT
 #include "exec.bpf.h"
+#include "resume.bpf.h"
 #include "mark.bpf.h"
 #include "write.bpf.h"
 #include "net.bpf.h"
@@ -309,81 +310,6 @@ static __noinline void judge_option(int level, int name)
 		count(AM_C_NO_STATE);
 	if (who < 0 || (who && decide_route(&a) >= AM_HOLD))
 		kill_current();
-}
-
-/* Of a process that was halted and goes on without having been let. Not inlined: see report_bare(). */
-static __noinline void report_woken(const struct am_actor *a, __u64 held, __u32 reason)
-{
-	struct am_decision d = {};
-
-	fill(&d, a, 0);
-	d.op = AM_EXEC;
-	d.verdict = AM_DENY;
-	d.rule = AM_NO_RULE;
-	d.reason = reason;
-	d.flags = AM_F_KILLED;
-	d.held = held;
-	send_record(&d, sizeof(d), true);
-}
-
-/* Kills the current process if it was halted, and nobody let it go on. */
-static __noinline void check_halted(struct task_struct *t)
-{
-	struct am_proc_key key = {};
-	struct am_hold_key k = {};
-	struct am_actor a = {};
-	__u64 now = bpf_ktime_get_boot_ns();
-	struct am_answer *answer;
-	struct am_halted *h;
-	__u32 reason = 0;
-	int who;
-
-	key.tgid = t->tgid;
-	key.start_ns = t->group_leader->start_boottime;
-	h = bpf_map_lookup_elem(&halted, &key);
-	if (!h || h->released)
-		return;
-	k.start_ns = key.start_ns;
-	k.tgid = key.tgid;
-	k.tid = key.tgid;
-	for (int i = 0; i < 2; i++) {
-		k.object = h->object[i];
-		if (!k.object || (!i && h->any))
-			continue;
-		answer = bpf_map_lookup_elem(&answers, &k);
-		if (answer && answer->verdict == AM_ALLOW && now < answer->until_ns)
-			continue;
-		reason = answer && answer->verdict == AM_DENY ? AM_REFUSED : AM_WOKEN;
-		break;
-	}
-	who = identify(&a);
-	if (!who || !reason) { /* its session was released, or it was let */
-		h->released = 1;
-		__sync_fetch_and_add(&nhalted, -1);
-		set_marks(h->session, h->generation, h->marks);
-		if (!h->script && !h->any)
-			bpf_map_delete_elem(&halted, &key);
-		return;
-	}
-	kill_current();
-	if (h->told)
-		return;
-	h->told = 1;
-	count(AM_C_BLOCKED);
-	report_woken(&a, k.object, reason);
-}
-
-/*
- * On the way to user space, with the registers of a process that another one had in between: a new program never had
- * them, so this is before its first instruction, behind all that could stop it. Interrupts are off here, so the signal is
- * sent by one of our own, which comes as soon as they are on: upon that instruction.
- */
-SEC("tp_btf/x86_fpu_regs_activated")
-int BPF_PROG(resumes)
-{
-	if (nhalted > 0)
-		check_halted((void *)bpf_get_current_task_btf());
-	return 0;
 }
 
 SEC("tp_btf/sys_exit")

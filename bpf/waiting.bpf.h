@@ -127,7 +127,9 @@ static __always_inline bool waits_for_arguments(__u32 slot, __u32 flags)
 	best = judge(slot, 0);
 	job->plan_verdict = planned;
 	job->trial = 0;
-	if (best >= AM_HOLD || (best == worst && job->rule == rule && !p->args_watched))
+	/* what is held whatever they are can restart its call now */
+	if (best > AM_HOLD ||
+	    (best == worst && job->rule == rule && (best == AM_HOLD || !p->args_watched)))
 		return false;
 	job->hoped = 0;
 	job->unsure |= id; /* unless it can wait */

@@ -191,10 +191,9 @@ def _mark(
 
 def _unheld(bound: BoundPolicy, monitor: Monitor, uid: int) -> list[str]:
     def waits(bound: BoundRule) -> bool:
-        """By its arguments a program is told when the one before is gone: then the LSM tier can only end it."""
         told = bound.rule.argv is not None or bound.rule.except_argv is not None
         if monitor.tier is Tier.LSM:
-            return bound.operations <= monitor.holds and not told
+            return bound.operations <= monitor.holds and (monitor.holds_starts or not told)
         # what a rule on `write` says of deletes and the like, nobody says in this tier
         if not monitor.holds.issuperset(bound.rule.operations):
             return False

@@ -25,7 +25,7 @@ from agentmon.host.parking import Parking, ParkingError, empty
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.host import cgroup2_root
 from agentmon.model.events import ProcessKey, Shown
-from agentmon.model.operations import Action, Operation, Tier
+from agentmon.model.operations import Action
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
@@ -82,7 +82,7 @@ class Holding:
         self._opens.expect(bound, uid)
         if bound.holds and self._warden is None:
             started = self._mover.submit(self._watch_over)
-            if Operation.EXEC in self._daemon.monitor.holds and self._daemon.monitor.tier is Tier.REACT:
+            if self._daemon.monitor.holds_starts:
                 wait([started])  # what is stopped before it is known of here needs it already
 
     def park(self, waiter: Waiter) -> None:
@@ -219,8 +219,7 @@ class Holding:
     def tick(self) -> None:
         """Deny what nobody answered; let go on who was frozen by the way."""
         daemon = self._daemon
-        if Operation.EXEC in daemon.monitor.holds:
-            daemon.monitor.answers.beat()
+        daemon.monitor.beat()
         for halted in daemon.monitor.answers.halted():
             if not daemon.engine.holds.of(halted.process) and boot_ns() - halted.asked_ns > LOST_NS:
                 warden.deny(daemon.monitor.answers, halted)

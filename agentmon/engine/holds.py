@@ -35,7 +35,8 @@ class Waiter:
     process: ProcessKey
     tid: int
     held: int
-    #: It does not restart a call, but is stopped at the start of a program (react tier); of a script, at its name.
+    #: It does not restart a call, but is stopped at the start of a program (react tier, or by its arguments); of a
+    #: script, at its name.
     halted: bool = False
     script: bool = False
     #: It waits in an open (react tier): it is not frozen.
@@ -54,7 +55,8 @@ class Waiter:
 
 def waiter_of(event: Decision) -> Waiter:
     """Who is held by this decision."""
-    halted = event.tier is Tier.REACT and event.operation is Operation.EXEC and not event.opens
+    stopped = event.tier is Tier.REACT or bool(event.flags & Flag.KILLED)
+    halted = stopped and event.operation is Operation.EXEC and not event.opens
     script = halted and bool(event.flags & Flag.SCRIPT)
     return Waiter(event.process, event.tid, event.held, halted, script, event.opens)
 

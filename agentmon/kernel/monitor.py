@@ -102,12 +102,14 @@ class Monitor:
         self._states = states
         self._maps = open_maps(pins.maps, _MAPS)
         self._maps["counters"].value_size = 8 * _possible_cpus()
-        own = ("newborn",) if self.tier is Tier.LSM else ("rights", *HALTS)
-        self._maps |= open_maps(pins.maps, own)
+        own = "newborn" if self.tier is Tier.LSM else "rights"
+        self._maps |= open_maps(pins.maps, (own, *HALTS))
         self._newborn = self._maps.get("newborn")
         self.tables = Tables(self._maps)
         self.grants = Grants(self._maps["granted"])
         self.answers = Answers(*(self._maps[name] for name in (*MAPS, *HALTS) if name in self._maps))
+        self._stops = self._can_stop()
+        self._unwanted = False  # what stops programs would be detached, if nobody were stopped
         self._ring = Ring(self._maps["events"].fd, EVENTS_BYTES)
         self._serial = max((s.serial for s in self._session_values().values()), default=0)
 
@@ -159,7 +161,7 @@ class Monitor:
         """Program name -> ``attached``, ``missing: reason`` or ``not needed: reason``."""
         states = objects.status(self._pins)
         for name, state in (self._states or {}).items():
-            if state != "attached" and name not in objects.ON_DEMAND:
+            if state != "attached" and name not in objects.on_demand(self.tier):
                 states[name] = state
         return states
 
@@ -178,6 +180,25 @@ class Monitor:
             found -= {Operation.READ, Operation.WRITE}
         return frozenset(found)
 
+    @cached_property
+    def holds_starts(self) -> bool:
+        """Whether a program can wait once it has been started: any (react tier), or by its arguments (LSM tier)."""
+        if self.tier is Tier.LSM:
+            return objects.can_attach(self._pins, objects.HOLD_STARTS)
+        return Operation.EXEC in self.holds
+
+    def _can_stop(self) -> bool:
+        """Whether nobody lets one run that waits, as of now."""
+        wanted = objects.HOLD_STARTS if self.tier is Tier.LSM else {objects.RESUMES}
+        return objects.is_attached(self._pins, wanted)
+
+    def beat(self) -> None:
+        """Say that somebody is there to freeze programs that are to wait: else none is made to wait."""
+        if self._stops:
+            self.answers.beat()
+        if self._unwanted:
+            self._attach_wanted()
+
     @property
     def pin_directory(self) -> Path:
         """Where links and maps of this build are pinned."""
@@ -189,7 +210,7 @@ class Monitor:
         """Writes a policy; returns (slot, generation). Raises KernelError if it does not fit."""
         place = self.tables.install(policy)
         try:
-            self._count_writes()
+            self._attach_wanted()
         except KernelError:
             self.tables.remove(place[0])
             raise
@@ -205,10 +226,24 @@ class Monitor:
         if users:
             raise KernelError(f"policy slot {slot} is in use by session slots {users}")
         self.tables.remove(slot)
-        self._count_writes()
+        self._attach_wanted()
 
-    def _count_writes(self) -> None:
-        objects.set_writes(self._pins, wanted=self.tables.counts_bytes())
+    def _attach_wanted(self) -> None:
+        """What all of the host pays for is attached while a policy asks for it."""
+        objects.set_attached(self._pins, objects.COUNT_WRITES, wanted=self.tables.counts_bytes())
+        if self.tier is not Tier.LSM:
+            return
+        wanted = self.holds_starts and self.tables.holds_by_arguments()
+        self._unwanted = self._stops and not wanted
+        if wanted == self._stops or (self._unwanted and any(self.answers.halted())):
+            return  # who waits is not let run by this
+        if not wanted:
+            self._stops = False
+            self.answers.beat(alive=False)
+            self.tables.settle()
+        objects.set_attached(self._pins, objects.HOLD_STARTS, wanted=wanted)
+        self._stops, self._unwanted = wanted, False
+        self.beat()
 
     def open_session(self, policy_slot: int) -> tuple[int, int]:
         """A new live session under an installed policy; returns (slot, serial).

@@ -27,7 +27,7 @@ DIRECTORY = Path(__file__).parent / "objects"
 RINGS = frozenset({"ring_submit", "ring_submit_old"})
 #: Comes with Linux 6.7. Without it a unix socket that should not be reached is only known once it is.
 CONNECT_UNIX = "connect_unix"
-#: By it, what is held at the start of a program is kept from running (react tier); x86 has it.
+#: By it, what is held at the start of a program is kept from running; x86 has it.
 RESUMES = "resumes"
 OPTIONAL = RINGS | {CONNECT_UNIX, RESUMES}
 #: Hooks that are not in every kernel we run on, by program, and the one that is called in their place there.
@@ -44,11 +44,22 @@ IDLE_GROUPS = ("_ssh", "ssh")
 PARK_MS = 500
 _ENUMERATOR = "mark_processes"
 #: They see each read and write of the host: attached while a plan asks for them (``bpf/write.bpf.h``).
-ON_DEMAND = frozenset({"write_check", "map_check", "grow_check", "write_exit"})
-NOT_ASKED = "not needed: no plan counts what is written"
+COUNT_WRITES = frozenset({"write_check", "map_check", "grow_check", "write_exit"})
+#: LSM tier: they see each start of a program, and each switch between two. Attached while a policy asks for them.
+HOLD_STARTS = frozenset({RESUMES, "halts"})
+_NOT_ASKED = {
+    **dict.fromkeys(COUNT_WRITES, "not needed: no plan counts what is written"),
+    **dict.fromkeys(HOLD_STARTS, "not needed: no policy in force holds programs by their arguments"),
+}
 #: Is called, and attached to nothing.
 MARK_STEP = "mark_step"
+_UNPINNED = "missing: its link is not pinned"
 _FILES = {Tier.LSM: "lsm.bpf.o", Tier.REACT: "react.bpf.o"}
+
+
+def on_demand(tier: Tier) -> frozenset[str]:
+    """Programs that are attached while a policy asks for them."""
+    return COUNT_WRITES | HOLD_STARTS if tier is Tier.LSM else COUNT_WRITES
 
 
 def object_path(tier: Tier) -> Path:
@@ -233,9 +244,9 @@ def load(
         for name, program in obj.programs.items():
             if name in skip:
                 continue
-            if name in ON_DEMAND:
+            if name in on_demand(pins.tier):
                 program.pin(str(pins.programs / name))
-                state[name] = NOT_ASKED
+                state[name] = _NOT_ASKED[name]
                 continue
             try:
                 program.attach_and_pin(str(pins.links / name), cgroup)
@@ -261,18 +272,28 @@ def status(pins: Pins) -> dict[str, str]:
         return {
             name: "attached"
             if (pins.links / name).exists()
-            else needless().get(name, NOT_ASKED if name in ON_DEMAND else "missing: its link is not pinned")
+            else needless().get(name, _NOT_ASKED[name] if (pins.programs / name).exists() else _UNPINNED)
             for name in obj.programs
         }
     finally:
         obj.close()
 
 
-def set_writes(pins: Pins, *, wanted: bool) -> None:
-    """Attaches what counts bytes, or detaches it. Raises AttachError."""
-    for program in sorted(pins.programs.iterdir()) if pins.programs.is_dir() else ():
-        link = pins.links / program.name
-        if wanted and not link.exists():
+def can_attach(pins: Pins, names: Collection[str]) -> bool:
+    """Whether all of these, of `on_demand`, are there to be attached."""
+    return all((pins.programs / name).exists() for name in names)
+
+
+def is_attached(pins: Pins, names: Collection[str]) -> bool:
+    """Whether all of these are."""
+    return all((pins.links / name).exists() for name in names)
+
+
+def set_attached(pins: Pins, names: Collection[str], *, wanted: bool) -> None:
+    """Attaches what of these, of `on_demand`, this kernel has, or detaches it. Raises AttachError."""
+    for name in sorted(names):
+        program, link = pins.programs / name, pins.links / name
+        if wanted and program.exists() and not link.exists():
             libbpf.attach_pinned(str(program), str(link))
         elif not wanted and link.exists():
             link.unlink()

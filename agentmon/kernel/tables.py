@@ -31,7 +31,7 @@ from agentmon.model.conditions import (
     arguments_of,
     parents_of,
 )
-from agentmon.model.operations import OPERATION_SLOTS, Action
+from agentmon.model.operations import OPERATION_SLOTS, Action, Operation
 from agentmon.model.plans import MAX_STEPS, MAX_WAYS
 from agentmon.model.tables import LIST_LENGTH, NET_LENGTH, CompiledPolicy, PlanTables
 
@@ -43,6 +43,7 @@ ENTRY = struct.Struct("=HBxII4xQQQQ")
 LIST_HEAD = struct.Struct("=II")
 ACCEPT = struct.Struct("=9H9H2IIQQ")
 POLICY = struct.Struct(f"=10I4H{OPERATION_SLOTS}s{OPERATION_SLOTS}s512sII{OPERATION_SLOTS}H3I5I2I2I5I")
+_RULE_ENDS, _DEFAULTS, _SEVEREST, _ARGS = 10, 14, 15, -5
 FENCE = struct.Struct("=QH6x")
 NET_KEY_HEAD = struct.Struct("=I")
 NET_POLICY = struct.Struct(">I")
@@ -345,6 +346,16 @@ class Tables:
                 return True
         return False
 
+    def holds_by_arguments(self) -> bool:
+        """Whether a program may have to wait for an answer once its arguments are known, under any policy."""
+        for slot, installed in self._installed.items():
+            if self._header(slot)[_ARGS] and any(_holds_programs(self._header(s)) for s in (slot, *installed.parts)):
+                return True
+        return False
+
+    def _header(self, slot: int) -> tuple[Any, ...]:
+        return POLICY.unpack(self._maps["policies"].lookup(U32.pack(slot)) or bytes(POLICY.size))
+
     def _parts_of(self, slot: int) -> tuple[int, ...]:
         """What an earlier process installed for the plan of a policy."""
         value = self._maps["plans"].lookup(U32.pack(slot))
@@ -435,6 +446,13 @@ def _conditions(policy: CompiledPolicy) -> tuple[int, ...]:
     everything = (1 << len(policy.conditions)) - 1 & 0xFFFFFFFF  # of ways there are more: nobody asks for them
     known = (users, risks, *at_risk, clock, unclocked, wants)
     return everything, parents_of(policy.conditions), *known, int(bool(policy.effects))
+
+
+def _holds_programs(header: tuple[Any, ...]) -> bool:
+    """Whether a policy may hold one: by its default, or some rule holds, and some rule on programs is as severe."""
+    _, deny_ends, hold_ends, _ = header[_RULE_ENDS : _RULE_ENDS + 4]
+    severest, default = header[_SEVEREST][Operation.EXEC], header[_DEFAULTS][Operation.EXEC]
+    return bool(default == Action.HOLD or (hold_ends > deny_ends and severest >= Action.HOLD))
 
 
 def _plan(tables: PlanTables, slots: Sequence[int]) -> bytes:

@@ -38,7 +38,7 @@ class Address:
 class Flag(enum.IntFlag):
     """``AM_F_*``."""
 
-    KILLED = 1
+    KILLED = 1  # of what is held: stopped, and it has to be killed if it goes on
     SCRIPT = 2
     CREATED = 4
     PINNED = 8

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`action: hold` on `exec` in the react tier: a program that was started waits before its first instruction.
 
-Those that a rule names exactly wait earlier: `test_hold_open`.
+Those that a rule names exactly wait earlier: `test_hold_open`; of rules on arguments see `test_hold_arguments`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -22,27 +21,9 @@ import pytest
 from agentmon.daemon import holding
 from tests.support.held import agent, agent_in_wait, agree, approvals, asked, finish, frozen, go
 from tests.support.hosts import Host, wait_for
+from tests.support.starts import GO, WAKES, first
 
 pytestmark = pytest.mark.tier("react")
-
-# lea rdi, [argv[1]]; open(rdi, O_CREAT | O_WRONLY, 0600); exit_group(0)
-CODE = bytes.fromhex("488b7c2410be41000000ba8001000031c0b0020f0531ff31c0b0e70f05")
-
-
-def first(path: Path) -> Path:
-    """A program whose first system call creates the file that it is given.
-
-    Its one segment may be written, and has more memory than file: the kernel has its page in place before it runs.
-    """
-    base, at = 0x400000, 64 + 56
-    size = at + len(CODE)
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, base + at, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )  # fmt: skip
-    segment = struct.pack("<IIQQQQQQ", 1, 7, 0, base, base, size, size + 64, 0x1000)
-    path.write_bytes(header + segment + CODE)
-    path.chmod(0o755)
-    return path
 
 
 @pytest.fixture
@@ -275,63 +256,7 @@ def test_a_script_that_changes_after_its_approval_does_not_run(served: Host, kep
     assert "another" not in said
 
 
-# ---- by arguments
-
-
-def test_a_program_is_held_by_its_arguments(served: Host, kept: Path) -> None:
-    policy = served.policy(
-        f"  - {{id: push, on: exec, exe: ['{kept}/*'], argv: [push, '**'], action: hold, reason: ask}}", "argv"
-    )
-    script = f"""
-        import subprocess
-        print(subprocess.run(["{kept}/echo", "pull"]).returncode, flush=True)
-        print(subprocess.run(["{kept}/echo", "push", "now"]).returncode, flush=True)
-        print(subprocess.run(["{kept}/echo", "push", "then"]).returncode, flush=True)
-    """
-    running = agent(served, policy, script)
-    question = asked(served)[0]
-    assert question["command"][1:] == ["push", "now"]
-    assert question["rule"] == "push"
-    served.agentmon("approve", question["id"])
-    wait_for(lambda: [q for q in approvals(served) if q["id"] != question["id"]], "the second question")
-    served.agentmon("deny", approvals(served)[0]["id"])
-    said = finish(running)[1]
-    assert "pull\n0\npush now\n0\n-9\n" in said
-    assert "note: this host" not in said
-
-
 # ---- whoever lets it run without an answer ends it
-
-
-GO = """\
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(None)
-sys.stdin.readline()
-child = os.fork()
-if not child:
-    {before}
-    os.execv(sys.argv[1], ["first", sys.argv[2]])
-{after}
-print(status, flush=True)
-"""
-STOPPED = """\
-while open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0] not in "Tt":
-    pass
-"""
-FLOOD = """\
-ended = 0
-while not ended:
-    os.kill(child, signal.SIGCONT)
-    ended, status = os.waitpid(child, os.WNOHANG)
-"""
-WAKES = {
-    "SIGCONT": ("pass", f"{STOPPED}os.kill(child, signal.SIGCONT)\nstatus = os.waitpid(child, 0)[1]"),
-    "a flood of it": ("pass", FLOOD),
-    "its tracer": (
-        "libc.ptrace(0, 0, 0, 0)",  # PTRACE_TRACEME
-        "while not os.WIFSIGNALED(status := os.waitpid(child, 0)[1]):\n    libc.ptrace(7, child, 0, 0)",  # PTRACE_CONT
-    ),
-}
 
 
 @pytest.mark.parametrize("by", WAKES)

@@ -185,8 +185,8 @@ def test_every_program_is_known_here(tier: Tier) -> None:
     tracking = {"process_fork", "process_exit", "mark_processes", "process_exec", "fork_check"}
     if tier is Tier.LSM:
         tracking.add("task_forget")
-    plans = {*objects.ON_DEMAND, objects.MARK_STEP}  # a session whose plan needs them is refused without
-    assert names - tracking - objects.OPTIONAL - plans == BLIND[tier].keys() - tracking
+    asked = {*objects.on_demand(tier), objects.MARK_STEP}  # a session that needs them is refused without
+    assert names - tracking - objects.OPTIONAL - asked == BLIND[tier].keys() - tracking
     assert operations_of("never-heard-of")
 
 

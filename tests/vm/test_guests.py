@@ -58,6 +58,9 @@ HOOKS = _files(
 MEET = (
     *_files("agreement", "bypasses_processes", "names", "parking"),
     "tests/kernel/test_enroll.py::test_a_running_tree_is_fenced_and_released",
+    "tests/kernel/test_hold_arguments.py::test_a_program_is_held_by_its_arguments",
+    "tests/kernel/test_hold_arguments.py::test_what_arguments_forbid_is_forbidden_whatever_else_is_held",
+    "tests/kernel/test_hold_arguments.py::test_who_is_made_to_go_on_before_there_is_an_answer_is_killed[a flood of it]",
     "tests/kernel/test_hold_files.py::test_an_action_on_a_file_waits_and_goes_on[overwrite]",
     "tests/kernel/test_hold_files.py::test_an_action_on_a_file_waits_and_goes_on[rename]",
     "tests/kernel/test_hold_files.py::test_an_action_on_a_file_waits_and_goes_on[vfork]",
@@ -85,7 +88,7 @@ SHORT = {
 NATIVE = _files("fingerprint", "plan_examples")
 AGENTS = _files("run", "plan_hook", "enroll", "told", "top", "hold", "approvals", "parking", "fence_survives")
 DAEMONS = _files("missing_programs", "resolver", "other_resolvers", "reload_daemon")
-REACT = _files("exec", "hold", "hold_exec", "hold_open", "network", "operations", "tracking")
+REACT = _files("exec", "hold", "hold_arguments", "hold_exec", "hold_open", "network", "operations", "tracking")
 ALL = {
     "6.12-agents": Guest("6.12", PREEMPT, only=AGENTS),
     "6.1": Guest("6.1", PREEMPT, left_out=AGENTS + DAEMONS + NATIVE),
