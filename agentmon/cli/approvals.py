@@ -133,7 +133,12 @@ def _held(approval: dict[str, Any]) -> str:
         "  CHANGED while it was held: look again" if approval["changed"] else "",
         f"  rule {approval['rule'] or 'default'}{because}",
         f"  asked by {_who(approval)}",
-        *(f"  and by {other['pid']}: {_words(other['command'])}" for other in approval.get("others", ())),
+        f"  {starts}" if (starts := starting(approval)) else "",
+        *(
+            f"  and by {other['pid']}: {_words(other['command'])}"
+            + (f"; {starts}" if (starts := starting(other)) else "")
+            for other in approval.get("others", ())
+        ),
         f"  and by {more} more" if (more := _more(approval)) else "",
         f"  under {' < '.join(approval['parents'])}" if approval["parents"] else "",
         *(f"  before, {_age((now_ns - deed['time_ns']) / 1e9)} ago: {deed_line(deed)}" for deed in approval["recent"]),
@@ -152,6 +157,14 @@ def _who(approval: dict[str, Any]) -> str:
     program, directory = (plainly(approval.get(name, "")) for name in ("program", "directory"))
     said = f"{approval['pid']}" + (f" ({program})" if program else "") + (f" in {directory}" if directory else "")
     return f"{said}: {_words(approval['command']) or approval['comm']}"
+
+
+def starting(approval: dict[str, Any]) -> str:
+    """What a program that was not started yet is to be started with; "" where its command line says it."""
+    words = approval.get("arguments")
+    if words is None:
+        return ""
+    return f"with the arguments: {_words(words) or 'none'} (as of now: you approve the program, with any)"
 
 
 def _more(approval: dict[str, Any]) -> int:

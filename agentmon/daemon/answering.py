@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import os
 import pwd
+import queue
+import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agentmon.control.protocol import RefusedError
 from agentmon.daemon.callers import Caller
 from agentmon.daemon.requests import Approve, Deny
-from agentmon.engine.holds import Approval, Outcome
+from agentmon.engine.holds import Approval, Outcome, Waiter
 from agentmon.host import process
+from agentmon.host.calls import starts_with
+from agentmon.model.events import ProcessKey
 from agentmon.model.operations import Action
 from agentmon.model.text import cut, cut_words
 
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Processes beside the first that are told of, of those that wait for the same.
 OTHERS = 8
+#: How long reading what a process is about to do may take; and how many are given up before nobody is tried any more.
+READ_S = 0.2
+UNREADABLE = 64
 #: Characters of a command, and of what matters less: an agent with long ones could make the list too long to be sent.
 COMMAND, LESS = 2000, 300
 
@@ -31,10 +39,11 @@ class Held:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._unreadable: set[ProcessKey] = set()
 
     def waiting(self, caller: Caller) -> list[dict[str, Any]]:
         """What waits for an answer, oldest first."""
-        return [_told(approval) | self._under(approval) for approval in self._own(caller)]
+        return [_told(approval, self._arguments) | self._under(approval) for approval in self._own(caller)]
 
     def approve(self, caller: Caller, request: Approve) -> dict[str, Any]:
         """Let it go on."""
@@ -61,6 +70,22 @@ class Held:
         if state is None:
             return {}
         return {"policy_file": state.file, "workspace": state.workspace, "home": state.home, "user": state.user}
+
+    def _arguments(self, waiter: Waiter, most: int) -> list[str] | None:
+        """Those that a program is to be started with, as of now; None: it was started, and they are its command line.
+
+        In a thread of its own: memory that is a file's may take its owner's time to be read.
+        """
+        if waiter.halted or waiter.process in self._unreadable or len(self._unreadable) > UNREADABLE:
+            return None
+        found: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
+        threading.Thread(target=lambda: found.put(starts_with(waiter.tid)), daemon=True).start()
+        try:
+            words = found.get(timeout=READ_S)
+        except queue.Empty:
+            self._unreadable.add(waiter.process)
+            return None
+        return cut_words(words[1:], most) if words is not None else None
 
     def _own(self, caller: Caller) -> list[Approval]:
         self._daemon.drain()
@@ -109,7 +134,7 @@ def _answered(approval: Approval, answer: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _told(approval: Approval) -> dict[str, Any]:
+def _told(approval: Approval, arguments: Callable[[Waiter, int], list[str] | None]) -> dict[str, Any]:
     first, *others = dict.fromkeys(waiter.process for waiter in approval.waiters)
     program = process.executable(first.pid)
     return {
@@ -117,15 +142,24 @@ def _told(approval: Approval) -> dict[str, Any]:
         "operation": approval.operation, "object": approval.object, "file": approval.file, "rule": approval.rule,
         "reason": approval.reason, "changed": approval.changed, "asked_ns": approval.asked_ns,
         "deadline_ns": approval.deadline_ns, "waiters": len(approval.waiters),
-        "scope_help": f"{approval.operation} of {approval.object}, by whatever this session runs, until it ends",
+        "scope_help": _scope(approval), "arguments": arguments(approval.waiters[0], COMMAND),
         "command": cut_words(process.command_line(first.pid), COMMAND), "program": os.fsdecode(program or b""),
         "directory": process.directory(first.pid), "parents": process.parents(first.pid),
         "others": [
-            {"pid": key.pid, "command": cut_words(process.command_line(key.pid), LESS)} for key in others[:OTHERS]
+            {
+                "pid": waiter.process.pid, "command": cut_words(process.command_line(waiter.process.pid), LESS),
+                "arguments": arguments(waiter, LESS),
+            }
+            for waiter in approval.waiters if waiter.process in others[:OTHERS]
         ],
         "processes": 1 + len(others),
         "recent": [deed | {"object": cut(str(deed["object"]), LESS)} for deed in approval.recent],
     }  # fmt: skip
+
+
+def _scope(approval: Approval) -> str:
+    told = ", with any arguments" if approval.operation == "exec" else ""
+    return f"{approval.operation} of {approval.object}{told}, by whatever this session runs, until it ends"
 
 
 def user_name(uid: int) -> str:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a thread that waits in a system call is about to open a file for (``/proc/TID/syscall``, x86-64)."""
+"""What a thread that waits in a system call is about to do (``/proc/TID/syscall``, x86-64).
+
+For what it opens a file, and with which arguments it starts a program.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
 import time
-from typing import Final
+from typing import BinaryIO, Final
 
 from agentmon.model.operations import Operation
 
@@ -15,6 +18,11 @@ _FLAGS: Final = {2: 1, 257: 2, 304: 2, 5: 1, 295: 2, 342: 2}
 _CREAT: Final = frozenset((85, 8))
 _OPENAT2: Final = 437  # its flags are in memory
 _EXEC: Final = frozenset((59, 322, 520, 545, 11, 358))
+#: Number -> which argument has the program's; of 64-bit calls alone, and of those no other has these numbers.
+_ARGV: Final = {59: 1, 322: 2}
+#: Arguments that are looked at, and bytes of each.
+_WORDS: Final = 256
+_WORD_BYTES: Final = 4096
 _X32: Final = 0x40000000
 _EITHER: Final = frozenset((Operation.READ, Operation.WRITE))
 #: On a busy host, who asks may be seen before it sleeps.
@@ -43,6 +51,39 @@ def opened_for(tid: int) -> frozenset[Operation]:
     if number == _OPENAT2:
         return operations_of(_word(tid, int(words[3], 16)))
     return _EITHER
+
+
+def starts_with(tid: int) -> list[str] | None:
+    """The arguments, the program's own name first, of the program that a thread is about to start, as they are now.
+
+    They are in its memory: until the call goes on, others who share that may change them. None: it starts none, or
+    nobody can tell.
+    """
+    try:
+        with open(f"/proc/{tid}/syscall", encoding="ascii") as file:
+            words = file.read().split()
+        if len(words) < 7 or (place := _ARGV.get(int(words[0]))) is None:
+            return None
+        with open(f"/proc/{tid}/mem", "rb", buffering=0) as memory:
+            return _strings(memory, int(words[1 + place], 16))
+    except (OSError, ValueError, OverflowError, struct.error):
+        return None
+
+
+def _strings(memory: BinaryIO, at: int) -> list[str]:
+    found: list[str] = []
+    for number in range(_WORDS):
+        memory.seek(at + 8 * number)
+        (address,) = struct.unpack("=Q", memory.read(8))
+        if not address:
+            break
+        memory.seek(address)
+        # no further than its page at first: the next one may not be there
+        text = memory.read(_WORD_BYTES - address % _WORD_BYTES)
+        if b"\0" not in text:
+            text += memory.read(_WORD_BYTES)
+        found.append(text.partition(b"\0")[0].decode("utf-8", "surrogateescape"))
+    return found
 
 
 def _asleep(tid: int) -> list[str]:

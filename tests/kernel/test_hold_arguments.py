@@ -106,6 +106,23 @@ def test_what_arguments_forbid_is_forbidden_whatever_else_is_held(served: Host, 
     assert ("pull\n0\n-9\npush\n0\n" in said, rules) == (True, ["any", "push"]), said
 
 
+def test_of_a_program_that_is_held_by_its_name_the_arguments_are_shown(served: Host, tools: Path) -> None:
+    """It was not started yet, and may come with others: that is said."""
+    policy = served.policy(f"  - {{id: any, on: exec, paths: ['{tools}/echo'], action: hold}}", "name")
+    body = f"""
+        import subprocess
+        for words in (["push", "now it"], []):
+            print(subprocess.run(["{tools}/echo", *words]).returncode, flush=True)
+    """
+    running = agent(served, policy, body)
+    for words, said in ((["push", "now it"], "push 'now it'"), ([], "none")):
+        wait_for(lambda: [q["arguments"] for q in approvals(served)] == [words], f"{words}")  # noqa: B023
+        told = served.agentmon("approvals").stdout
+        assert f"with the arguments: {said} (as of now: you approve the program, with any)" in told, told
+        served.agentmon("approve", approvals(served)[0]["id"])
+    assert "push now it\n0\n\n0\n" in finish(running)[1]
+
+
 @pytest.mark.parametrize("by", WAKES)
 def test_who_is_made_to_go_on_before_there_is_an_answer_is_killed(tmp_path: Path, by: str) -> None:
     """While its daemon does nothing, nobody is frozen."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from agentmon.cli.approvals import deed_line
+from agentmon.cli.approvals import deed_line, starting
 
 #: A key pressed sooner after another approval came under the cursor was meant for the one before.
 ARM_S = 0.5
@@ -27,6 +27,7 @@ class Approval:
     asked_ns: int = 0
     deadline_ns: int = 0
     command: tuple[str, ...] = ()
+    starting: str = ""
     program: str = ""
     directory: str = ""
     processes: int = 1
@@ -43,6 +44,7 @@ class Approval:
         known["recent"] = tuple(
             deed_line(deed) if isinstance(deed, dict) else str(deed) for deed in known.get("recent", ())
         )
+        known["starting"] = starting(data)
         return cls(**{**known, "id": str(known.get("id", ""))})
 
 

@@ -159,6 +159,7 @@ def of_approval(it: Approval) -> Text:
             ("session", it.session),
             ("process", it.pid or ""),
             ("command", shlex.join(it.command)),
+            ("starts it", it.starting),
             ("program", it.program),
             ("in", it.directory),
             ("processes", it.processes if it.processes > 1 else ""),

@@ -194,6 +194,7 @@ def context(it: Approval, cells: int) -> list[Line]:
     parents = " < ".join(map(tidy, it.parents))
     recent = "; ".join(map(tidy, it.recent))
     leads = f"leads to {tidy(it.file)}; " if it.file else ""
+    leads += f"{tidy(it.starting)}; " if it.starting else ""
     said = (
         ("why: ", leads + tidy(it.rule) + (f": {tidy(it.reason)}" if it.reason else "")),
         (f"by {it.pid}{f' and {it.processes - 1} more' if it.processes > 1 else ''}: ", command),

@@ -37,6 +37,13 @@ def test_who_waits_beside_the_first_is_shown() -> None:
     assert "  and by 8: deploy --all 'a b'\n  and by 2 more\n" in text
 
 
+def test_of_a_program_that_was_not_started_the_arguments_are_shown_as_of_now() -> None:
+    others = [{"pid": 8, "command": ["sh"], "arguments": []}]
+    lines = _held(HELD | {"arguments": ["push", "x\n\u202etac"], "others": others, "processes": 2}).splitlines()
+    assert "  with the arguments: push 'x\\n\\u202etac' (as of now: you approve the program, with any)" in lines
+    assert "  and by 8: sh; with the arguments: none (as of now: you approve the program, with any)" in lines
+
+
 def test_what_is_cut_says_so() -> None:
     assert cut_words(["deploy", "--all"], 20) == ["deploy", "--all"]
     assert cut_words(["deploy", "x" * 99, "--all"], 10) == ["deploy", "xxx…", "…"]

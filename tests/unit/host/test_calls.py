@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file is opened for, by the flags of open(2)."""
+"""What a file is opened for, by the flags of open(2); which program is started with what."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
-from agentmon.host.calls import operations_of
+from agentmon.host.calls import operations_of, starts_with
 from agentmon.model.operations import Operation
 
 READ, WRITE = Operation.READ, Operation.WRITE
@@ -25,3 +26,13 @@ READ, WRITE = Operation.READ, Operation.WRITE
 )
 def test_an_open_is_for_what_its_flags_say(flags: int, wanted: set[Operation]) -> None:
     assert operations_of(flags) == wanted
+
+
+def test_who_starts_no_program_has_no_arguments_for_it() -> None:
+    """`tests/kernel/test_hold_arguments.py` has those who do."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        try:
+            assert starts_with(child.pid) is None
+        finally:
+            child.kill()
+    assert starts_with(child.pid) is None
