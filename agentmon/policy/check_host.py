@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from agentmon.policy.bind import BoundPolicy, globs
+from agentmon.model.operations import Action, Operation
+from agentmon.policy.bind import BoundPolicy, BoundRule, globs
+from agentmon.policy.evaluate import Evaluator
 from agentmon.policy.glob import Glob
 from agentmon.policy.rules import Pattern, Rule
 
@@ -15,7 +17,10 @@ from agentmon.policy.rules import Pattern, Rule
 def host_warnings(bound: BoundPolicy) -> Iterator[str]:
     """Of the policy's own rules; its packs are for every host."""
     values = bound.variables.mapping()
-    for rule in (r.rule for r in bound.rules if r.rule.pack == bound.policy.name):
+    for each in bound.rules:
+        rule = each.rule
+        if rule.pack != bound.policy.name:
+            continue
         carved = (*rule.except_paths, *rule.except_exe, *rule.except_parent)
         for pattern in (*rule.paths, *rule.exe, *rule.parent, *carved):
             flat = globs([pattern], values)
@@ -27,6 +32,7 @@ def host_warnings(bound: BoundPolicy) -> Iterator[str]:
                     f" paths, so `{pattern.text}` matches none; begin it with `{true}`"
                 )
         yield from _scripts(bound, rule)
+        yield from _changeable(bound, each)
 
 
 def _true(glob: Glob) -> tuple[str, str] | None:
@@ -52,6 +58,21 @@ def _scripts(bound: BoundPolicy, rule: Rule) -> Iterator[str]:
                     f" `{interpreter}`, and `{pattern.text}` does not match that; see Conditions in docs/policy.md"
                 )
                 break
+
+
+def _changeable(bound: BoundPolicy, rule: BoundRule) -> Iterator[str]:
+    """An interpreter reads its script after somebody said yes to the start of it."""
+    if rule.action is not Action.HOLD or Operation.EXEC not in rule.operations:
+        return
+    for path in (glob.exact for glob in rule.includes):
+        if path is None or not _interpreter(os.fsdecode(path)):
+            continue
+        first = next(Evaluator(bound).path_matches(Operation.WRITE, path, 0), None)
+        if (first.action if first else bound.defaults[Operation.WRITE]) < Action.HOLD:
+            yield (
+                f"{rule.rule.place}: rule `{rule.rule.id}` holds the start of `{os.fsdecode(path)}`, a script that the"
+                " agent may write: it can change it once you have approved it; deny `write` of it"
+            )
 
 
 def _interpreter(program: str) -> str:

@@ -82,6 +82,31 @@ def test_check_warns_of_arguments_and_rates_that_say_less_than_they_seem_to(
     assert "`seldom`" not in errors
 
 
+def test_check_warns_of_held_scripts_that_change_after_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w").mkdir()
+    for name in ("free", "kept", "asked"):
+        (tmp_path / "w" / name).write_text("#!/bin/sh\n")
+    (tmp_path / "w" / "program").write_bytes(b"\x7fELF")
+    path = tmp_path / "p.yaml"
+    held = "".join(
+        f"  - {{id: {name}, on: exec, paths: '{{workspace}}/{name}', action: hold}}\n"
+        for name in ("free", "kept", "asked", "program", "absent")
+    )
+    path.write_text(
+        f"policy: p\ndefault: {{exec: allow, write: allow}}\nrules:\n{held}"
+        "  - {id: stays, on: write, paths: '{workspace}/kept', action: deny}\n"
+        "  - {id: seen, on: write, paths: '{workspace}/asked', action: hold}\n"
+    )
+    assert run("check", str(path), "--workspace", str(tmp_path / "w"), "--home", "/srv/h") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "holds the start of" in line]
+    assert len(told) == 1
+    assert (
+        f"p.yaml:4:10: rule `free` holds the start of `{tmp_path}/w/free`, a script that the agent may write" in told[0]
+    )
+
+
 def test_check_warns_of_links_and_scripts_of_this_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     real = tmp_path / "real"
     real.mkdir()
