@@ -84,11 +84,13 @@ __noinline int judge_waited(struct am_actor *a, __u32 which)
 	job->facts = a->facts;
 	job->unsure = a->proc.unsure;
 	job->plan_verdict = AM_ALLOW;
+	why = 0;
 	if (a->part) {
 		plan_first(a, slot, job, 0, false);
-		run_automaton(slot);
+		if (run_automaton(slot))
+			why = AM_NO_STATE;
 	}
-	verdict = judge(slot, 0);
+	verdict = judge(slot, why);
 	if (verdict == AM_HOLD) {
 		if (which == AM_OF_SCRIPT)
 			job->inode = 0; /* it is closed already: user space looks what is in it */

@@ -101,7 +101,7 @@ static __always_inline bool may_pass(struct sock *sk, const struct am_actor *a)
 static __always_inline __u64 call_print(struct task_struct *t)
 {
 	struct pt_regs *r;
-	long nr;
+	__s32 nr; /* the kernel looks at no more of it */
 
 	if (t->flags & (PF_IO_WORKER | PF_KTHREAD))
 		return 0;
