@@ -19,7 +19,7 @@ from agentmon.fingerprint.tokens import Token
 from agentmon.fingerprint.window import Shape
 
 #: The spread of a statistic is at least that, in its own unit: sessions may all be alike.
-LEAST_SPREAD = {"moment": 1.0, "stretch": 0.1, "whole": 0.5, "shape": 0.5, "novel": 0.5, "grave": 1.0}
+LEAST_SPREAD = {"moment": 1.0, "stretch": 0.1, "whole": 0.5, "shape": 0.5, "novel": 1.0, "grave": 1.0}
 #: Sessions whose mean is the spread's end, at least: of few, the highest tenth is one.
 TOP = 3
 #: Rates of false alerts per session of the two levels.
