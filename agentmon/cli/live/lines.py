@@ -16,6 +16,7 @@ from agentmon.model.text import plainly
 
 SESSION_HEAD = "SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND"
 _POSTURES = ("prevents", "stops", "detects", "blind")
+_WHICH = "  (p: which)"
 
 
 # ---- the daemon
@@ -39,9 +40,12 @@ def top(state: State, cells: int, now: dt.datetime) -> list[Line]:
     counts = state.postures()
     posture = "  ".join(f"{word} {counts[word]}" for word in _POSTURES if counts[word])
     unit = "decisions/s" if "counters" in daemon else "recorded/s"
+    room = max(cells - 38, 0)
+    if len(posture + _WHICH) <= room:  # the numbers go before the hint
+        posture += _WHICH
     rates = [number(state.total(what)) if state.link.up else "-" for what in (0, 1)]
     second: Line = [
-        (left(posture + "  (p: which)", max(cells - 38, 0)), ""),
+        (left(posture, room), ""),
         (right(rates[0], 6) + f" {unit:11}  ", ""),
         (right(rates[1], 6) + " blocked/s", "bad" if rates[1] not in ("0", "-") else ""),
     ]

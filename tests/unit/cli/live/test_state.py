@@ -108,6 +108,14 @@ def test_the_head_says_tier_posture_rates_and_losses() -> None:
     assert text[1].endswith("- blocked/s")
 
 
+def test_the_numbers_of_postures_go_before_the_hint() -> None:
+    words = ["prevents"] * 2 + ["stops"] * 14 + ["detects"] * 3 + ["blind"] * 4
+    state = State()
+    state.take(status(1, posture={str(n): {"posture": word, "note": ""} for n, word in enumerate(words)}), 0)
+    assert "prevents 2  stops 14  detects 3  blind 4 " in plain(lines.top(state, 80, NOON)[1])
+    assert "blind 4  (p: which)" in plain(lines.top(state, 100, NOON)[1])
+
+
 def test_details_name_the_ancestors_and_the_way_on() -> None:
     state = State()
     state.take(status(1, session(processes=[process(10, 1, "claude"), process(11, 10), process(12, 11, "cat")])), 0)
