@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.host import process
-from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish, frozen
+from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish, frozen, stands_still
 from tests.support.hosts import Host, wait_for
 from tests.support.terminal import Terminal
 
@@ -100,9 +100,9 @@ def test_it_is_approved_in_the_live_view(served: Host, sink: Sink, to_sink: Path
         top.until("enforcing")
         running = agent(served, to_sink, CONNECT, sink.port)
         top.until(f"127.0.0.1:{sink.port}")
-        top.until("ask first")
+        top.until("APPROVALS  1 pending")
         top.type("\t\t")  # sessions, stream, approvals
-        wait_for(lambda: (time.sleep(0.7), top.type("a"), not approvals(served))[2], "the key to be taken")
+        wait_for(lambda: (top.listen(0.7), top.type("a"), not approvals(served))[2], "the key to be taken")
         assert "sent" in finish(running)[1]
         top.type("q")
         assert top.ended() == 0
@@ -130,7 +130,7 @@ def test_who_is_interrupted_waits_no_more(served: Host, sink: Sink, to_sink: Pat
     running = agent(served, to_sink, script, sink.port)
     question = asked(served)[0]
     # before it is frozen, its handler takes the signal, and the call restarts
-    wait_for(lambda: "agentmon-held" in Path(f"/proc/{question['pid']}/cgroup").read_text(), "it to be frozen")
+    wait_for(lambda: stands_still(question["pid"]), "it to be frozen")
     os.kill(question["pid"], signal.SIGINT)
     status, said = finish(running)
     assert (status, said.splitlines()[0]) == (0, "gave up"), said

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmon.control.protocol import RefusedError
+from agentmon.kernel.host import cgroup2_root
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 
@@ -80,9 +81,16 @@ def frozen(host: Host) -> dict[str, Any]:
     """The one question, once it is frozen and written down. Until then, a daemon that dies has it denied."""
     question = asked(host)[0]
     saved = host.state / "held.json"
-    wait_for(lambda: "agentmon-held" in Path(f"/proc/{question['pid']}/cgroup").read_text(), "it to be frozen")
+    wait_for(lambda: stands_still(question["pid"]), "it to be frozen")
     wait_for(lambda: saved.exists() and question["id"] in saved.read_text(), "it to be written down")
     return question
+
+
+def stands_still(pid: int) -> bool:
+    """Whether it is in a cgroup of its own that is frozen by now, which takes a moment."""
+    where = Path(f"/proc/{pid}/cgroup").read_text().rpartition("::")[2].strip()
+    events = cgroup2_root() / where.lstrip("/") / "cgroup.events"
+    return "agentmon-held" in where and "frozen 1" in events.read_text()
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

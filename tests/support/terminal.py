@@ -67,6 +67,12 @@ class Terminal:
         while text not in self.text:
             assert self._read(deadline), f"ended or late, without `{text}`:\n{self.text[-2000:]}"
 
+    def listen(self, seconds: float) -> None:
+        """Take what it writes for so long: it stands still when nobody does."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._read(deadline):
+            pass
+
     def ended(self) -> int:
         """Wait for the end; its status."""
         deadline = time.monotonic() + PATIENCE_S
