@@ -481,6 +481,7 @@ def test_the_command_that_is_run_needs_no_plan(fence: Fence, tier: Tier, tools: 
 def test_no_more_processes_than_the_step_may_have(fence: Fence, tier: Tier, tools: Path) -> None:
     plan = 'plan: p\nsteps:\n  - {id: fetch, starts: {exe: "**/fetch"}, max-procs: 3, exit: any, repeat: true}\n'
     os.mkfifo(tools / "line")
+    line = os.open(tools / "line", os.O_RDWR)  # or who opens it after the words were written would wait for another writer
     text = "for i in 1 2 3 4; do (echo $i >> $0/out; read line < $0/line) & done; wait; exit 0"
     with fence.session(OPEN, plan=plan) as session:
         child = session.start(lambda: run(tools / "fetch", "-c", text, str(tools)))
@@ -490,8 +491,9 @@ def test_no_more_processes_than_the_step_may_have(fence: Fence, tier: Tier, tool
             session.drain()
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        (tools / "line").write_text("\n\n")
+        os.write(line, b"\n\n")
         outcome = session.finish(child)
+        os.close(line)
         settled(session, 1)
         assert session.run(lambda: sh(tools / "fetch", "(exit 3)")).value == 3  # the count came down again
     assert _lines(tools / "out") == 2

@@ -167,7 +167,7 @@ class Session:
         """A child that is enrolled and has begun."""
         child = self.fork(body)
         added = self.enroll(child.pid)
-        assert [k.pid for k in added] == [child.pid]
+        assert child.pid in [k.pid for k in added]  # and a child that others of the session have just forked
         self.begin(child)
         return child
 
