@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from agentmon.control.client import reachable
 from agentmon.daemon import warden
 from agentmon.daemon.config import PATH, Config, load
-from agentmon.errors import AgentmonError, NotSupportedError
+from agentmon.errors import AgentmonError, ConfigError, NotSupportedError
 from agentmon.host import starting
 from agentmon.kernel import priority
 from agentmon.kernel.monitor import Monitor
@@ -56,13 +57,38 @@ def serve(config_path: Path = PATH, *, required: bool = False, embedded: bool = 
         os.close(lock)
 
 
-def let_go(config_path: Path = PATH, *, required: bool = False) -> int:
-    """Deny what is held and let go on who is frozen. Returns how many were denied. Raises `AgentmonError`."""
-    config = load(config_path, required=required)
-    if reachable(config.daemon.socket):
-        raise AgentmonError("a daemon runs, and sees to what is held: use `agentmon approvals` and `agentmon deny`")
-    pins = config.daemon.pins
-    return sum(warden.let_go(build, warden.lot_name(pins)) for build in sorted(pins.glob("*")) or [pins])
+def let_go(config_path: Path = PATH, *, required: bool = False, wait: bool = False) -> int | None:
+    """Deny what is held and let go on who is frozen. Returns how many were denied. Raises `AgentmonError`.
+
+    `wait`: give the next daemon time to come (`warden.GRACE_S`). None: it came, and sees to it.
+    """
+    config = _config_of_the_dead(config_path, required=required)
+    pins, state = config.daemon.pins, config.daemon.state
+    with _lock_file(state) as lock:
+        if wait and lock is not None and not warden.nobody_comes(lock, state):
+            return None
+        if not wait and reachable(config.daemon.socket):
+            raise AgentmonError("a daemon runs, and sees to what is held: use `agentmon approvals` and `agentmon deny`")
+        return sum(warden.let_go(build, warden.lot_name(pins)) for build in sorted(pins.glob("*")) or [pins])
+
+
+def _config_of_the_dead(path: Path, *, required: bool) -> Config:
+    """Nobody may stay frozen for want of a file that can be read: it may be what the daemon died of."""
+    try:
+        return load(path, required=required)
+    except ConfigError as error:
+        if required:
+            raise
+        print(f"{error}\nagentmon: going by the defaults", file=sys.stderr, flush=True)
+        return Config()
+
+
+def _lock_file(state: Path) -> contextlib.AbstractContextManager[BinaryIO | None]:
+    """None in it: no daemon was ever here."""
+    try:
+        return open(state / "lock", "rb")
+    except FileNotFoundError:
+        return contextlib.nullcontext()
 
 
 def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:

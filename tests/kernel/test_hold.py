@@ -17,7 +17,7 @@ import pytest
 
 from agentmon.host import process
 from tests.support.held import CONNECT, Sink, agent, approvals, asked, finish, frozen, stands_still
-from tests.support.hosts import Host, wait_for
+from tests.support.hosts import PATIENCE_S, Host, wait_for
 from tests.support.terminal import Terminal
 
 
@@ -239,6 +239,37 @@ def test_a_warden_that_was_killed_is_there_again_for_the_next_that_is_held(tmp_p
         daemon.kill()
         daemon.wait()
         assert "1\n" in finish(running)[1]
+
+
+def test_who_is_frozen_is_denied_when_no_daemon_is_there_any_more(tmp_path: Path, sink: Sink) -> None:
+    """By what systemd starts: it kills the warden along with the daemon."""
+    with Host(tmp_path) as host:
+        policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
+        daemon = host.start()
+        running = agent(host, policy, CONNECT, sink.port)
+        question = frozen(host)
+        refused = host.agentmon("daemon", "--let-go")
+        assert (refused.returncode, "a daemon runs" in refused.stderr) == (1, True), refused.stderr
+        kill_with_warden(daemon)
+
+        waiting = host.spawn("daemon", "--let-go", "--wait", stdout=subprocess.PIPE)
+        daemon = host.start()
+        assert waiting.communicate(timeout=PATIENCE_S)[0] == "the next daemon came\n"
+        assert [q["id"] for q in asked(host)] == [question["id"]]
+
+        kill_with_warden(daemon)
+        assert host.agentmon("daemon", "--let-go", "--wait").stdout == "1 held action(s) denied; nobody is frozen\n"
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1\n"
+        assert not sink.heard
+        running.kill()
+        running.communicate()
+
+
+def kill_with_warden(daemon: subprocess.Popen[bytes]) -> None:
+    for pid in [*wardens(daemon.pid), daemon.pid]:
+        os.kill(pid, signal.SIGKILL)
+    daemon.wait()
 
 
 def wardens(daemon: int) -> list[int]:
