@@ -63,6 +63,17 @@ def test_the_denial_is_in_the_audit_log(seen: dict[str, str]) -> None:
     assert blocked, seen["audit"][-2000:]
 
 
+def test_what_is_held_is_denied_within_a_minute_of_a_crash_for_good(seen: dict[str, str]) -> None:
+    """The warden dies with the service, and each next daemon at its start, of a damaged configuration."""
+    assert "/root/work/held" in seen["approvals"], _story("", seen)
+    assert seen["three-held"] == ""  # it waited
+    assert "Operation not permitted" in seen["three"], seen["three"]
+    assert "status 1" in seen["three"]
+    assert "held\n" not in seen["three"].replace("cat: held", "")
+    assert int(seen["seconds"]) <= 60
+    assert seen["active-after"] == "active\n", _story("", seen)
+
+
 def test_the_service_comes_back_after_sigkill(seen: dict[str, str]) -> None:
     """And stops in order when asked to."""
     assert seen["active-again"] == "active\n", _story("", seen)
