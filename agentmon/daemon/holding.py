@@ -91,6 +91,8 @@ class Holding:
             self._show(waiter)  # it stands still already, and may be approved before it is frozen
         self._loop = self._loop or asyncio.get_running_loop()
         if not waiter.opens:
+            with contextlib.suppress(OSError):
+                self._parking.freeze_again(waiter.process)  # at once, if that is all that it takes
             self._mover.submit(self._park, waiter, self._loop)
         self._save_soon()
 

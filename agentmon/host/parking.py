@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentmon.errors import AgentmonError
-from agentmon.host import process
+from agentmon.host import files, process
 from agentmon.model.events import ProcessKey
 
 #: Moving a process waits for all forks that are under way, by RCU: 8 to 20 ms, or 0.3 ms if RCU is told to hurry
@@ -34,7 +34,10 @@ class ParkingError(AgentmonError):
 
 
 class Parking:
-    """Frozen cgroups below those of whoever is held: ``NAME/PID``. Not thread-safe; moving blocks."""
+    """Frozen cgroups below those of whoever is held: ``NAME/PID``.
+
+    Moving blocks. Not thread-safe but for `freeze_again`.
+    """
 
     def __init__(self, root: Path, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._root, self._name, self._clock = root, name, clock
@@ -79,7 +82,7 @@ class Parking:
             lot.mkdir(exist_ok=True)
             _freeze(lot)
             with _hurry():
-                (lot / "cgroup.procs").write_text(str(key.pid))
+                files.write(lot / "cgroup.procs", key.pid)
         except ProcessLookupError:
             _remove(lot)
             return
@@ -89,6 +92,12 @@ class Parking:
         self._lots[key] = lot
         if not process.is_alive(key):
             self.leave(key)  # the PID was somebody else's by then
+
+    def freeze_again(self, key: ProcessKey) -> None:
+        """Before `park`: freeze who was let go on and not yet brought back. From any thread; does not block."""
+        idle, _ = self._idle.get(key, (None, 0.0))
+        if idle is not None:
+            _freeze(idle)
 
     def unpark(self, key: ProcessKey) -> None:
         """Let it go on; `sweep` brings it back to where it was."""
@@ -178,12 +187,12 @@ def empty(lot: Path) -> bool:
 
 def _freeze(lot: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # then nothing is in it
-        (lot / "cgroup.freeze").write_text("1")
+        files.write(lot / "cgroup.freeze", 1)
 
 
 def _thaw(lot: Path) -> None:
     with contextlib.suppress(OSError):  # it is gone
-        (lot / "cgroup.freeze").write_text("0")
+        files.write(lot / "cgroup.freeze", 0)
 
 
 def _remove(lot: Path) -> bool:
@@ -195,7 +204,7 @@ def _remove(lot: Path) -> bool:
 
 def _inhabitants(lot: Path) -> list[int]:
     try:
-        return [int(word) for word in (lot / "cgroup.procs").read_text().split()]
+        return [int(word) for word in files.read(lot / "cgroup.procs").split()]
     except OSError:
         return []
 
@@ -203,7 +212,7 @@ def _inhabitants(lot: Path) -> list[int]:
 def _move(pid: int, where: Path) -> None:
     try:
         with _hurry():
-            (where / "cgroup.procs").write_text(str(pid))
+            files.write(where / "cgroup.procs", pid)
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise ParkingError(f"`{where}` cannot take process {pid}: {error.strerror}") from error

@@ -9,6 +9,7 @@ import os
 import signal
 from dataclasses import dataclass
 
+from agentmon.host import files
 from agentmon.model.events import ProcessKey, Shown
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -232,7 +233,6 @@ def _shown(path: bytes) -> Shown | None:
 
 def _read(pid: int, name: str) -> str:
     try:
-        with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        return files.read(f"/proc/{pid}/{name}").decode("utf-8", "surrogateescape")
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessLookupError(f"there is no process `{pid}`") from error

@@ -481,7 +481,9 @@ def test_the_command_that_is_run_needs_no_plan(fence: Fence, tier: Tier, tools: 
 def test_no_more_processes_than_the_step_may_have(fence: Fence, tier: Tier, tools: Path) -> None:
     plan = 'plan: p\nsteps:\n  - {id: fetch, starts: {exe: "**/fetch"}, max-procs: 3, exit: any, repeat: true}\n'
     os.mkfifo(tools / "line")
-    line = os.open(tools / "line", os.O_RDWR)  # or who opens it after the words were written would wait for another writer
+    line = os.open(
+        tools / "line", os.O_RDWR
+    )  # or who opens it after the words were written would wait for another writer
     text = "for i in 1 2 3 4; do (echo $i >> $0/out; read line < $0/line) & done; wait; exit 0"
     with fence.session(OPEN, plan=plan) as session:
         child = session.start(lambda: run(tools / "fetch", "-c", text, str(tools)))
