@@ -315,7 +315,6 @@ class Verbs:
             "refused", name, "deny", detail=said,
         )  # fmt: skip
         daemon.report(record)
-        session.progress.violations += 1
         session.count_blocked(record)
         daemon.settle()
         raise RefusedError(said, "denied")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from agentmon.engine.sessions import Judge
 from agentmon.model.events import StepEvent, Stepping
@@ -58,9 +58,6 @@ class Progress:
 
     done: int = 0
     ended: int = 0
-    #: How often something was denied by the plan.
-    violations: int = 0
-    told: dict[int, str] = field(default_factory=dict)  # step -> what became of it last
 
     @classmethod
     def of(cls, states: tuple[StepState, ...]) -> Progress:

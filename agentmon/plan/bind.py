@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from agentmon.model.operations import HOLDABLE, OPERATION_SLOTS, OPERATIONS, PART_OF_WRITE, Action, Operation
 from agentmon.model.plans import MAX_STEPS, CompiledPlan, StepInfo
@@ -14,12 +14,6 @@ from agentmon.policy.arguments import argument_globs
 from agentmon.policy.bind import BoundPolicy, bind_policy, globs, uid_of
 from agentmon.policy.glob import Glob, parse
 from agentmon.policy.rules import Complaints, Pattern, Place, Policy, Rule, Variables
-
-#: Parts of a rule that know where they are written.
-_PLACED: Final = (
-    "paths", "exe", "parent", "users", "times", "networks", "hosts",
-    "except_paths", "except_exe", "except_parent", "except_users", "except_times", "except_networks",
-)  # fmt: skip
 
 #: What no program does without, also one that changes nothing.
 DEVICES: Final = ("/dev/{null,zero,full,random,urandom,tty,ptmx}", "/dev/pts/*")
@@ -127,25 +121,6 @@ def _asks(part: Part, bound: BoundPolicy) -> bool:
     if part.no_network:
         return False
     return any(bound.defaults[o] < Action.HOLD for o in REACHES) or any(rule.hosts for rule in bound.rules)
-
-
-def rules_by_steps(plan: Plan) -> tuple[tuple[Rule, int], ...]:
-    """All rules of a plan, each with the steps that it is of (bit `MAX_STEPS`: outside of all), most severe first.
-
-    Those that say the same in several steps, such as ``no-network``, are one.
-    """
-    found: dict[Rule, tuple[Rule, int]] = {}
-    for number, step in [*enumerate(plan.steps), (MAX_STEPS, None)]:
-        for rule in policy_of(plan, step).rules:
-            placeless: dict[str, Any] = {name: _anywhere(getattr(rule, name)) for name in _PLACED}
-            key = replace(rule, place=Place("", 1, 1), **placeless)
-            first, steps = found.get(key, (rule, 0))
-            found[key] = first, steps | 1 << number
-    return tuple(sorted(found.values(), key=lambda pair: -pair[0].action))
-
-
-def _anywhere(parts: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(replace(part, place=Place("", 1, 1)) for part in parts)
 
 
 def policy_of(plan: Plan, step: Step | None) -> Policy:

@@ -7,7 +7,7 @@ import pytest
 
 from agentmon.model.operations import Action, Operation
 from agentmon.model.plans import Violation
-from agentmon.plan.bind import bind_plan, compile_plan, rules_by_steps
+from agentmon.plan.bind import bind_plan, compile_plan
 from agentmon.plan.load import load_text
 from agentmon.plan.track import Ruling, State, Tracker
 from agentmon.policy.rules import Variables
@@ -462,25 +462,6 @@ def test_a_marked_process_that_dies_ends_the_step_with_its_status() -> None:
 
 
 # ---- what is compiled
-
-
-def test_rules_that_several_steps_have_are_one() -> None:
-    plan = load_text(
-        """
-plan: p
-agent: {hosts: [a.example:1]}
-steps:
-  - {id: a, starts: mark, no-network: true, rules: [{id: x, on: read, paths: /k, action: deny}]}
-  - {id: b, starts: mark, no-network: true, rules: [{id: x, on: read, paths: /k, action: deny}]}
-  - {id: c, starts: mark, no-network: true, on-violation: kill, rules: [{id: x, on: read, paths: /l, action: deny}]}
-""",
-        "p.yaml",
-    )
-    found = [(rule.id, rule.action, steps) for rule, steps in rules_by_steps(plan)]
-    assert found == [
-        ("no-network", Action.KILL, 0b100), ("x", Action.DENY, 0b11), ("no-network", Action.DENY, 0b11),
-        ("x", Action.DENY, 0b100), ("hosts", Action.ALLOW, 1 << 64), ("devices", Action.ALLOW, 1 << 64),
-    ]  # fmt: skip
 
 
 def test_the_compiled_plan() -> None:
