@@ -40,6 +40,7 @@ def register(subparsers: Any) -> None:
         sudo agentmon run -p ./policy.yaml --workspace ~/src/app -- make test
         sudo agentmon run --plan release.yaml -- ./release.sh
         sudo agentmon run --user agent -- python3 bot.py
+        sudo agentmon run --tell -- ./agent.sh    its model reads what it prints
         """,
     )
     parser.add_argument(
@@ -51,6 +52,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--user", metavar="USER", help="run CMD as this user (root only)")
     parser.add_argument("--as-root", action="store_true", help="with sudo: stay root")
     parser.add_argument("--allow-blind", action="store_true", help="go on although a canary was not stopped")
+    parser.add_argument(
+        "--tell", action="store_true", help="say on standard error what is blocked, and what waits, as it happens"
+    )
     parser.add_argument("--quiet", action="store_true", help="no summary of what was blocked")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command and its arguments")
     parser.set_defaults(func=handle)
@@ -61,6 +65,7 @@ def handle(args: argparse.Namespace) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise UsageError("no command given; try `agentmon run -- CMD`")
+    from agentmon.cli.aloud import Aloud
     from agentmon.cli.child import Child, target_user
     from agentmon.cli.embedded import connect_or_start
     from agentmon.cli.supervise import SIGNALS, supervise
@@ -103,7 +108,12 @@ def handle(args: argparse.Namespace) -> int:
         child.kill()
         raise
     failure = child.release([fd for fd in close if fd > 2], unjudged=reply["tier"] != "lsm")
+    aloud = Aloud(client.path, reply["session"]) if args.tell else None
+    if aloud:
+        aloud.start()
     status = supervise(child.pid, failure)
+    if aloud:
+        aloud.stop()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return _finish(client, reply["session"], child.pid, command[0], status, child.failure(failure), quiet=args.quiet)
 

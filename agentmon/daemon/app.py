@@ -13,13 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from agentmon.audit.store import AuditLog
-from agentmon.control.protocol import encode
+from agentmon.control.protocol import RefusedError, encode
 from agentmon.control.server import Server
 from agentmon.daemon import adoption, enrolment
 from agentmon.daemon.baselines import Baselines
 from agentmon.daemon.config import Config
 from agentmon.daemon.health import Health, check
-from agentmon.daemon.holding import Holding
+from agentmon.daemon.holding import HEARD_S, Holding
 from agentmon.daemon.learning import Learning
 from agentmon.daemon.names import SessionNames
 from agentmon.daemon.notifications import Notifications, open_channels
@@ -54,7 +54,7 @@ from agentmon.host.freeze import Freezer, thaw
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.conditions import Risk
 from agentmon.model.events import ProcessKey
-from agentmon.model.operations import Action, is_kept
+from agentmon.model.operations import is_kept
 from agentmon.model.records import Record
 from agentmon.model.text import clean
 
@@ -309,11 +309,17 @@ class Daemon:
             self.ended.popitem(last=False)
 
     def release(self, session: Session, how: str) -> None:
-        """End a session whose processes run on; what was held goes on too: there is no rule any more."""
-        for question in self.engine.holds.closed(session.slot):
-            self.holding.settle(tuple(question.waiters), Action.ALLOW)
+        """End a session whose processes run on. What is held is denied first: nobody approved it.
+
+        Raises RefusedError: a call that was held did not come back to hear so. The session goes on.
+        """
         if session.paused:
             thaw(self.members(session))
+        if not self.holding.deny_all(session.slot, f"its session was {how}"):
+            raise RefusedError(
+                f"`{session.id}` is held in a call that has not come back within {HEARD_S:g} s; release it again",
+                "failed",
+            )
         self.monitor.close_session(session.slot)
         self.remember(session)
         self.execute_all(self.engine.close(session.slot, time.time_ns(), how))

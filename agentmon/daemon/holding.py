@@ -41,6 +41,9 @@ _FIELDS = tuple(field.name for field in fields(Approval))
 #: They have room for few, and an agent that asks too much shall not fill them.
 KEPT_REFUSED_S = 300.0
 KEPT_S = 5.0
+#: How long who was held may take to hear that it is denied, before its session ends; and how often it is looked for.
+HEARD_S = 2.0
+_LISTEN_S = 0.001
 #: An approval that nobody used: its thread is stopped, maybe.
 KEPT_UNUSED_S = 3600.0
 
@@ -217,6 +220,26 @@ class Holding:
         for one in same:
             daemon.execute_all(daemon.engine.decide(one, action, how, time.time_ns()))
         daemon.settle()
+
+    def deny_all(self, slot: int, why: str) -> bool:
+        """Deny all that a session waits for. Whether all have heard of it, in `HEARD_S`: then its fence may go."""
+        daemon = self._daemon
+        denied: list[Waiter] = []
+        for approval in [q for q in daemon.engine.holds.open if q.slot == slot]:
+            denied += approval.waiters
+            daemon.execute_all(daemon.engine.decide(approval, Action.DENY, why, time.time_ns()))
+        deadline = time.monotonic() + HEARD_S
+        while not all(self._heard(waiter) for waiter in denied):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LISTEN_S)
+        return True
+
+    def _heard(self, waiter: Waiter) -> bool:
+        """Whether a denial has become an error, or the end of a program that was not to start."""
+        if waiter.opens or not process.is_alive(waiter.process):
+            return True
+        return waiter.restarts and self._daemon.monitor.answers.used(waiter.process, waiter.tid, 0)
 
     def tick(self) -> None:
         """Deny what nobody answered; let go on who was frozen by the way."""

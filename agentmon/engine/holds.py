@@ -18,6 +18,10 @@ from agentmon.model.operations import Operation, Tier
 
 BURST_NS = 60_000_000_000
 
+#: A call of these asks for one object: who asked for one, did not get it, and asks for another, was changed meanwhile.
+#: (A program has an interpreter, and a rename two names.)
+_ONE_A_CALL = frozenset({"read", "write", "create", "delete", "attr", "unix", "connect", "send"})
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -147,8 +151,8 @@ class Holds:
         self.timeout_ns = int(self.limits.expire_s * 1e9)
         self._open: dict[str, Approval] = {}
         self._by_waiter: dict[tuple[ProcessKey, int, int], Approval] = {}
-        #: What was approved and not used yet, by thread: what an approval for the session covers, and the object.
-        self._unused: dict[tuple[ProcessKey, int], tuple[int, int]] = {}
+        #: Approved and not used yet, by thread: the operation, what an approval for the session covers, the object.
+        self._unused: dict[tuple[ProcessKey, int], tuple[str, int, int]] = {}
         self._lately: dict[int, _Asked] = {}
         self._held: set[ProcessKey] = set()
         self.why: dict[int, str] = Latest()  # why the kernel was told what it was told
@@ -203,8 +207,10 @@ class Holds:
         if waiter.halted:
             self.what[waiter.held] = object_, rule
         before = self._by_waiter.get(waiter.place)
-        same, held = self._unused.pop((waiter.process, waiter.tid), (0, 0))
-        changed = before.same == event.same if before else same == event.same and held != event.held
+        was, same, held = self._unused.pop((waiter.process, waiter.tid), ("", 0, 0))
+        if before is not None:
+            was, same, held = before.operation, before.same, 0
+        changed = (same == event.same or (was == operation and was in _ONE_A_CALL)) and held != event.held
         if before is not None:
             self._leave(before, waiter, "changed" if changed else "ended")
         for approval in self._open.values():
@@ -249,7 +255,7 @@ class Holds:
         for waiter in approval.waiters:
             self._by_waiter.pop(waiter.place, None)
             if allowed and waiter.restarts:
-                self._unused[waiter.process, waiter.tid] = (approval.same, waiter.held)
+                self._unused[waiter.process, waiter.tid] = (approval.operation, approval.same, waiter.held)
         return approval.waiters
 
     def used(self, event: Decision) -> None:

@@ -188,6 +188,31 @@ def test_what_waits_outlives_the_daemon(tmp_path: Path, sink: Sink) -> None:
         running.communicate()
 
 
+def test_what_is_held_when_its_session_is_released_was_not_approved(served: Host, to_sink: Path, sink: Sink) -> None:
+    script = """
+        import socket, sys
+        to = ("127.0.0.1", int(sys.argv[1]))
+        try:
+            socket.create_connection(to)
+        except PermissionError:
+            print("denied")
+        sys.stdin.readline()
+        socket.create_connection(to).sendall(b"not fenced any more")
+    """
+    running = served.spawn(
+        "run", "-p", to_sink, "--", sys.executable, "-c", textwrap.dedent(script), str(sink.port),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    frozen(served)
+    assert served.agentmon("release", "--all").returncode == 0
+    assert running.stdout is not None
+    assert running.stdout.readline() == "denied\n"
+    assert not sink.heard
+    assert not approvals(served)
+    running.communicate("go\n", timeout=PATIENCE_S)
+    wait_for(lambda: sink.heard == [b"not fenced any more"], "the connection")
+
+
 def test_no_two_approvals_have_one_id_whichever_daemon_asks(tmp_path: Path, sink: Sink) -> None:
     """Else an answer to what was shown before would let go on something else."""
     ids = []

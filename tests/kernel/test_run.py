@@ -59,6 +59,29 @@ def test_a_forbidden_read_is_stopped_and_summed_up(served: Host, policy: Path, t
     assert f"read {secret}: secret (it is secret)" in done.stderr
 
 
+def test_what_is_blocked_and_what_waits_is_said_as_it_happens(served: Host) -> None:
+    """While the command runs: an agent without a hook reads its terminal."""
+    secret = served.directory / "secret"
+    secret.write_text("secret\n")
+    policy = served.policy(
+        f"  - {{id: secret, on: read, paths: ['{secret}'], action: deny, reason: it is secret}}\n"
+        "  - {id: ask, on: connect, cidrs: ['127.0.0.1:9'], action: hold, reason: ask first}\n"
+    )
+    script = f"cat {secret}; exec {sys.executable} -c 'import socket; socket.create_connection((\"127.0.0.1\", 9))'"
+    words = ("run", "--tell", "--quiet", "-p", policy, "--", "sh", "-c", script)
+    running = served.spawn(*words, stderr=subprocess.PIPE)
+    assert running.stderr is not None
+    said: list[str] = []
+    while "agentmon approve a-" not in "".join(said[-1:]):
+        said.append(running.stderr.readline())
+        assert said[-1]
+    assert any(f"read {secret}" in line and "it is secret" in line for line in said), said
+    assert "connect 127.0.0.1:9 waits for an answer" in said[-1]
+    assert running.poll() is None
+    served.agentmon("deny", said[-1].partition("agentmon approve ")[2].partition("`")[0])
+    running.communicate(timeout=PATIENCE_S)
+
+
 def test_a_rate_that_is_used_up_is_named(served: Host) -> None:
     notes = served.directory / "notes"
     notes.touch()

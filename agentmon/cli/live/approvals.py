@@ -34,6 +34,7 @@ class Approval:
     parents: tuple[str, ...] = ()
     recent: tuple[str, ...] = ()
     scope_help: str = ""
+    changed: bool = False  # since it was asked first
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Approval:

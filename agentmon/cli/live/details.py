@@ -153,6 +153,7 @@ def of_approval(it: Approval) -> Text:
     said = _lines(f"{tidy(it.operation)} {tidy(it.object)}", "")
     said += _facts(
         (
+            ("changed", "while it was held: look again" if it.changed else ""),
             ("leads to", it.file),
             ("rule", it.rule),
             ("reason", it.reason),

@@ -197,7 +197,8 @@ def context(it: Approval, cells: int) -> list[Line]:
     command = plainly(" ".join(it.command))
     parents = " < ".join(map(tidy, it.parents))
     recent = "; ".join(map(tidy, it.recent))
-    leads = f"leads to {tidy(it.file)}; " if it.file else ""
+    leads = "CHANGED while it was held; " if it.changed else ""
+    leads += f"leads to {tidy(it.file)}; " if it.file else ""
     leads += f"{tidy(it.starting)}; " if it.starting else ""
     said = (
         ("why: ", leads + tidy(it.rule) + (f": {tidy(it.reason)}" if it.reason else "")),

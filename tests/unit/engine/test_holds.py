@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from agentmon.engine.holds import OUTCOMES, Heard, Holds, Limits
 from agentmon.model.events import Decision, Flag, ProcessKey
 from agentmon.model.operations import Action, Operation, Reason, Tier
@@ -20,7 +22,7 @@ def held(pid: int = 7, tid: int = 0, slot: int = 1, same: int = 5, object_: int 
 
 
 def ask(holds: Holds, event: Decision, now_ns: int = NOW) -> Heard:
-    return holds.asked(event, f"s-{event.session}", "read", "/secret", "rule", "why", now_ns)
+    return holds.asked(event, f"s-{event.session}", event.operation.word, "/secret", "rule", "why", now_ns)
 
 
 def test_the_same_of_one_session_is_one_approval() -> None:
@@ -94,11 +96,25 @@ def test_what_was_approved_and_used_has_not_changed() -> None:
     assert not ask(holds, held(object_=51)).changed
 
 
+@pytest.mark.parametrize("operation", [Operation.READ, Operation.RENAME, Operation.EXEC])
+@pytest.mark.parametrize("approved", [False, True])
+def test_a_call_that_comes_back_for_another_object_has_changed(operation: Operation, approved: bool) -> None:
+    """An address in memory, a link in its path. But a rename asks for two names, an exec for its interpreter too."""
+    holds = Holds()
+    first = ask(holds, replace(held(tid=1), operation=operation)).approval
+    assert first is not None
+    if approved:
+        holds.answer(first, allowed=True)
+    other = ask(holds, replace(held(tid=1, same=6, object_=60), operation=operation))
+    assert other.changed is (operation is Operation.READ)
+    assert [[w.tid for w in approval.waiters] for approval in holds.open] == [[1]]
+
+
 def test_a_thread_that_asks_for_something_else_left_what_it_asked_before() -> None:
     holds = Holds()
     ask(holds, held(tid=1))
     ask(holds, held(tid=2))
-    other = ask(holds, held(tid=1, same=6))
+    other = ask(holds, replace(held(tid=1, same=6), operation=Operation.WRITE))
     assert not other.changed
     assert [[w.tid for w in approval.waiters] for approval in holds.open] == [[2], [1]]
 
