@@ -14,7 +14,8 @@ from agentmon.model.events import ProcessKey, Shown
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+#: Whose handlers end what a program waits in: somebody's wish, or its own alarm(2).
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGALRM, signal.SIGVTALRM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ LATER_KEYS: Final[Mapping[str, str]] = {
     "label": "deny reading the paths instead",
     "steps": "leave it out",
     "declassify": "leave it out",
+    "unless_since": "write `when: {requires: [DONE since CHANGED]}`, of two marks",
     "rules": "carve the hole with `paths` or `cidrs`",
 }
 OPERATION_WORDS: Final = tuple(o.word for o in OPERATIONS)

@@ -22,19 +22,35 @@ from tests.support.fence import ALLOW_ALL, Fence, blocked, in_child
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 MS_REC_PRIVATE = 0x44000
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8914, 0x8916, 1
 
 Name = str | tuple[str, int]
 #: Each with the rule that denies it.
 DENIED: dict[Name, str] = {
     "/run/docker.sock": "container-sockets",
+    "/run/containerd/containerd.sock": "container-sockets",
+    "/run/podman/podman.sock": "container-sockets",
+    "/run/user/1000/podman/podman.sock": "container-sockets",
     "/run/dbus/system_bus_socket": "service-managers",
+    "/run/user/1000/bus": "service-managers",
     "/run/user/1000/systemd/private": "service-managers",
+    "/run/systemd/private": "service-managers",
     "/tmp/ssh-X/agent.1": "key-agents",
+    "/run/user/1000/gnupg/S.gpg-agent": "key-agents",
     "\0/tmp/.X11-unix/X0": "displays",
+    "/tmp/.X11-unix/X0": "displays",
+    "/run/user/1000/wayland-0": "displays",
+    "/tmp/tmux-1000/default": "terminals",
+    "/run/screen/S-me/1.pts-0.host": "terminals",
+    "/run/user/1000/vscode-ipc-1.sock": "terminals",
     ("127.0.0.1", 2375): "container-control",
     ("::1", 2375): "container-control",
+    ("127.0.0.1", 2376): "container-control",
+    ("127.0.0.1", 6000): "forwarded-display",
     ("127.0.0.1", 9222): "debug-ports",
+    ("127.0.0.1", 9229): "debug-ports",
+    ("169.254.169.254", 80): "cloud-metadata",
+    ("fd00:ec2::254", 80): "cloud-metadata",
 }
 FREE: list[Name] = ["/run/mine/socket", "\0/tmp/mine", ("127.0.0.1", 8888)]
 NAMES = [*DENIED, *FREE]
@@ -57,8 +73,12 @@ def serve(ask: int, answer: int) -> None:
     checked(LIBC.mount(b"none", b"/", None, MS_REC_PRIVATE, None), "mount")
     for place in (b"/run", b"/tmp"):
         checked(LIBC.mount(b"tmpfs", place, b"tmpfs", 0, b"mode=755"), "mount")
-    with socket.socket() as sock:
+    with socket.socket() as sock, socket.socket(socket.AF_INET6) as sock6:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+        metadata = socket.inet_aton("169.254.169.254")
+        fcntl.ioctl(sock, SIOCSIFADDR, struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, metadata))
+        metadata = socket.inet_pton(socket.AF_INET6, "fd00:ec2::254")
+        fcntl.ioctl(sock6, SIOCSIFADDR, struct.pack("=16sIi", metadata, 128, socket.if_nametoindex("lo")))
     ears = []
     for name in NAMES:
         if isinstance(name, str) and name[0] == "/":

@@ -117,24 +117,26 @@ def test_sigkill_ends_what_is_held(served: Host, sink: Sink, to_sink: Path) -> N
     assert not sink.heard
 
 
-def test_who_is_interrupted_waits_no_more(served: Host, sink: Sink, to_sink: Path) -> None:
-    """A handler, as Python has one, runs only once it goes on."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGALRM"])
+def test_who_is_interrupted_waits_no_more(served: Host, sink: Sink, to_sink: Path, name: str) -> None:
+    """A handler, as Python has one, or an alarm, runs only once it goes on."""
+    number = getattr(signal, name)
     script = """
         import signal, socket, sys
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+        signal.signal(int(sys.argv[2]), signal.default_int_handler)  # tests in the background ignore it
         try:
             socket.create_connection(("127.0.0.1", int(sys.argv[1])))
         except KeyboardInterrupt:
             print("gave up")
     """
-    running = agent(served, to_sink, script, sink.port)
+    running = agent(served, to_sink, script, sink.port, int(number))
     question = asked(served)[0]
     # before it is frozen, its handler takes the signal, and the call restarts
     wait_for(lambda: stands_still(question["pid"]), "it to be frozen")
-    os.kill(question["pid"], signal.SIGINT)
+    os.kill(question["pid"], number)
     status, said = finish(running)
     assert (status, said.splitlines()[0]) == (0, "gave up"), said
-    assert "interrupted by SIGINT while it was held" in said
+    assert f"interrupted by {name} while it was held" in said
     assert approvals(served) == []
     assert "gave up" in served.agentmon("approve", question["id"]).stderr
     assert not sink.heard
