@@ -94,14 +94,14 @@ class Screen:
         }  # fmt: skip
         self.inbox.record(Record(BEGAN_NS + number * 10**9, "decision", **{**usual, **fields}))
 
-    def ask(self, *names: str) -> None:
+    def ask(self, *names: str, **fields: Any) -> None:
         self.inbox.asked(
             [
                 {
                     "id": name, "session": "s-7f3a", "pid": 11, "operation": "connect", "object": f"{name}.test:443",
                     "rule": "unknown", "reason": "nobody said so", "asked_ns": BEGAN_NS, "deadline_ns": 0,
                     "command": ["git", "push"], "parents": ["10 /usr/bin/claude"], "recent": ["read /w/x"],
-                    "scope_help": f"connect to {name}.test",
+                    "scope_help": f"connect to {name}.test", **fields,
                 }
                 for name in names
             ]
@@ -299,6 +299,49 @@ def test_approvals_have_no_pane_until_there_is_one() -> None:
         assert screen.answers == []
 
     Screen().run(use)
+
+
+def test_the_whole_screen_with_approvals() -> None:
+    async def use(screen: Screen) -> None:
+        screen.status()
+        screen.blocked(0)
+        screen.ask("one", "two", changed=True)
+        await screen.drawn()
+        found = screen.lines()
+        found[0] = found[0][:-8] + "12:00:00"
+        assert found == SCREEN_WITH_APPROVALS.splitlines()
+        await screen.press("tab", "enter")
+        assert "while it was held: look again" in screen.text
+
+    Screen().run(use)
+
+
+SCREEN_WITH_APPROVALS = """\
+agentmon  enforcing  lsm tier  daemon 0.1.0 pid 5                       12:00:00
+prevents 1  blind 1  (p: which)                0 recorded/s        0 blocked/s
+ SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND
+>s-7f3a   coding-agent    1000    4h     2      0     0       2 claude --go
+   `- 10 claude
+      `- 11 cat                                                2
+ s-80b1   coding-agent    1000    4h     2      0     0       2 claude --go
+>BLOCKED, AND NEWS  1
+>03:04:05 s-7f3a deny  read    /home/me/.ssh/id_0             keys: SSH keys b..
+
+
+
+
+
+
+ APPROVALS  2 pending   a once   s for the session   d deny
+>     s-7f3a connect one.test:443  unknown
+      s-7f3a connect two.test:443  unknown
+ why: CHANGED while it was held; unknown: nobody said so
+ by 11: git push
+ under: 10 /usr/bin/claude
+ before: read /w/x
+ s means: connect to one.test
+ q quit  ? help  / search  f session  o operation  space pause  enter details
+"""
 
 
 def test_one_key_answers_what_was_looked_at() -> None:
