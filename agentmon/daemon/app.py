@@ -51,6 +51,7 @@ from agentmon.engine import (
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.host.freeze import Freezer, thaw
+from agentmon.kernel.fanotify import Gate
 from agentmon.kernel.monitor import Monitor
 from agentmon.model.conditions import Risk
 from agentmon.model.events import ProcessKey
@@ -74,8 +75,13 @@ JUDGED_AT_ONCE = 500
 class Daemon:
     """Everything that lives as long as the daemon does. `run` returns when it should end."""
 
-    def __init__(self, config: Config, monitor: Monitor, *, embedded: bool = False) -> None:
-        """Raises `AgentmonError` when the state directory, the audit log or a webhook's secret cannot be used."""
+    def __init__(
+        self, config: Config, monitor: Monitor, *, embedded: bool = False, gates: dict[str, Gate] | None = None
+    ) -> None:
+        """`gates`: `gatekeeping.take_over`.
+
+        Raises `AgentmonError` when the state directory, the audit log or a webhook's secret cannot be used.
+        """
         self.config = config
         self.monitor = monitor
         self.embedded = embedded
@@ -93,7 +99,7 @@ class Daemon:
         self.unwatched: dict[str, str] = {}  # sessions whose baseline cannot be used, and why
         self.learning = Learning(self)
         self._judging = False
-        self.holding = Holding(self)
+        self.holding = Holding(self, gates or {})
         self.notifications = Notifications(open_channels(config.notify), log)
         self.ended: OrderedDict[str, Session] = OrderedDict()
         self.audit = AuditLog(config.daemon.audit)

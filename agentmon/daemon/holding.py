@@ -17,11 +17,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from agentmon.daemon import warden
+from agentmon.daemon.gatekeeping import left_in
 from agentmon.daemon.opens import Opens
 from agentmon.engine.holds import Approval, Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.host.parking import Parking, ParkingError, empty
+from agentmon.kernel.fanotify import Gate
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.host import cgroup2_root
 from agentmon.model.events import ProcessKey, Shown
@@ -64,7 +66,7 @@ class Holding:
     one writes the file.
     """
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, gates: dict[str, Gate]) -> None:
         self._daemon = daemon
         self._lot = warden.lot_name(daemon.config.daemon.pins)
         self._parking = Parking(cgroup2_root(), self._lot)
@@ -72,7 +74,7 @@ class Holding:
         self._writer = ThreadPoolExecutor(1, "held.json")
         self._file = daemon.config.daemon.state / "held.json"
         self._shown: dict[tuple[ProcessKey, int], Shown] = {}  # scripts, as they were
-        self._opens = Opens(daemon)
+        self._opens = Opens(daemon, gates)
         self._warden: subprocess.Popen[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsaved = False
@@ -93,7 +95,9 @@ class Holding:
         if not waiter.restarts:
             self._show(waiter)  # it stands still already, and may be approved before it is frozen
         self._loop = self._loop or asyncio.get_running_loop()
-        if not waiter.opens:
+        if waiter.opens:
+            self._mover.submit(self._watch_over)
+        else:
             with contextlib.suppress(OSError):
                 self._parking.freeze_again(waiter.process)  # at once, if that is all that it takes
             self._mover.submit(self._park, waiter, self._loop)
@@ -113,7 +117,9 @@ class Holding:
 
     def _watch_over(self) -> None:
         if self._warden is None or self._warden.poll() is not None:  # somebody may have killed it
-            self._warden = warden.start(self._daemon.monitor.pin_directory, self._daemon.config.daemon.state, self._lot)
+            state = self._daemon.config.daemon.state
+            self._warden, its_end = warden.start(self._daemon.monitor.pin_directory, state, self._lot)
+            self._opens.gates.guarded_by(its_end)
 
     def _parked(self, waiter: Waiter, why: str) -> None:
         if not self._daemon.engine.holds.waits(waiter):
@@ -316,7 +322,7 @@ class Holding:
         self._save()
         self._writer.shutdown()
         if self._warden is not None:
-            self._warden.terminate()
+            self._warden.kill()
             self._warden.wait()
 
     def adopt(self) -> None:
@@ -328,8 +334,11 @@ class Holding:
             self._watch_over()
         lots = self._parking.adopt()
         waiting = set(daemon.monitor.answers.waiting())
+        self._opens.adopt(left_in(daemon.config.daemon.state))
         for approval in self._load():
-            approval.waiters = [w for w in approval.waiters if (w.process, w.tid, w.held) in waiting]
+            approval.waiters = [
+                w for w in approval.waiters if (w.process, w.tid, w.held) in waiting or self._opens.waits(w)
+            ]
             session = daemon.engine.session(approval.slot)
             if approval.waiters and session is not None and session.id == approval.session:
                 daemon.engine.holds.resume(approval)
@@ -340,6 +349,7 @@ class Holding:
                     self._show(waiter)
         for key, tid, held in waiting:
             daemon.monitor.answers.put(key, tid, held, Action.DENY)
+        self._opens.settle_for([waiter for approval in daemon.engine.holds.open for waiter in approval.waiters])
         known = {key.pid for approval in daemon.engine.holds.open for key in (w.process for w in approval.waiters)}
         for lot in set(lots.values()):
             if not any(pid in known for pid, where in lots.items() if where == lot):
@@ -355,7 +365,10 @@ class Holding:
     def _save(self) -> None:
         self._unsaved = False
         holds = self._daemon.engine.holds
-        self._writer.submit(self._write, {"number": holds.number, "open": [_row(a) for a in holds.open]})
+        opens = [one.row() for one in self._opens.left()]
+        self._writer.submit(
+            self._write, {"number": holds.number, "open": [_row(a) for a in holds.open], "opens": opens}
+        )
 
     def _write(self, what: dict[str, Any]) -> None:
         new = self._file.with_suffix(".new")

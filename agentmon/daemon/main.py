@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from agentmon.control.client import reachable
-from agentmon.daemon import warden
+from agentmon.daemon import gatekeeping, warden
 from agentmon.daemon.config import PATH, Config, load
 from agentmon.errors import AgentmonError, ConfigError, NotSupportedError
 from agentmon.host import starting
@@ -93,12 +93,13 @@ def _lock_file(state: Path) -> contextlib.AbstractContextManager[BinaryIO | None
 
 def _serve(config: Config, embedded: bool, ready: Callable[[], None]) -> int:
     priority.hasten()
+    gates = gatekeeping.take_over(config.daemon.state)
     loading = _load_ahead(config)
     from agentmon.daemon.app import Daemon
 
     os.waitpid(loading, 0)
     monitor = _monitor(config)  # takes over what is pinned by now
-    daemon = Daemon(config, monitor, embedded=embedded)
+    daemon = Daemon(config, monitor, embedded=embedded, gates=gates)
     asyncio.run(daemon.run(ready))
     return 0
 

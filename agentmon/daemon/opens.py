@@ -6,8 +6,9 @@ that the daemon's loop keeps nobody waiting. What a session's open waits for is 
 held.
 
 That somebody said yes is written into the kernel before the open goes on, and is asked for there when it has been done
-(`was_let_open` in ``bpf/halt.bpf.h``): without that, whatever let it go on, the process dies. So nothing is lost by
-the kernel's letting all go on when this daemon dies.
+(`was_let_open` in ``bpf/halt.bpf.h``): without that, whatever let it go on, the process dies. So nothing is lost when
+the kernel lets all go on, which it does when nobody has the group any more. Others have it when this daemon dies
+(`daemon.gatekeeping`), and who waits does so for the next one.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ import stat
 import struct
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from agentmon.daemon.gatekeeping import Gates, Left, drain, reopened, still_waits, withdraw
 from agentmon.engine.holds import Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
-from agentmon.host.calls import opened_for
+from agentmon.host.calls import opened_for, waits_in
 from agentmon.kernel.fanotify import Gate, Opening
 from agentmon.kernel.grants import boot_ns
 from agentmon.model.events import Decision, Flag, ProcessKey, Shown
@@ -52,9 +55,12 @@ _NOTHING: frozenset[Operation] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    gate: Gate
     opening: Opening
     decision: Decision
+    path: bytes
     operations: frozenset[Operation]
+    call: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +73,19 @@ class _Mark:
 class Opens:
     """The opens that wait, and the files that are marked for it."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, taken: dict[str, Gate]) -> None:
+        """`taken`: of earlier daemons."""
         self._daemon = daemon
-        self._gate: Gate | None = None
+        self.gates = Gates(taken)
+        self._gate: Gate | None = None  # of this daemon; the others are there to be answered alone
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = False
         self._unseen = threading.Semaphore(UNSEEN)
         self._marked: dict[tuple[int, int], bytes] = {}  # device and inode -> path
         self._waiting: dict[tuple[ProcessKey, int], _Waiting] = {}
         self._refused: dict[tuple[ProcessKey, int, int], float] = {}  # by thread and object; until when
+        #: Who was let go on in an earlier daemon's group: the same open may come by once more, in ours.
+        self._let_there: dict[tuple[ProcessKey, int], tuple[str, ...]] = {}
         self._last_marks = 0.0
 
     def expect(self, bound: BoundPolicy, uid: int) -> None:
@@ -85,12 +95,16 @@ class Opens:
 
     def tick(self) -> None:
         """Mark what has been replaced; mark nothing for sessions that have ended."""
-        if Operation.READ not in self._daemon.monitor.holds or time.monotonic() - self._last_marks < REMARK_S:
-            return
-        if self._daemon.monitor.tier is not Tier.REACT:
+        if time.monotonic() - self._last_marks < REMARK_S:
             return
         self._last_marks = now_s = time.monotonic()
         self._refused = {of: until_s for of, until_s in self._refused.items() if until_s > now_s}
+        self._forget_gates()
+        self._mark_all()
+
+    def _mark_all(self) -> None:
+        if Operation.READ not in self._daemon.monitor.holds or self._daemon.monitor.tier is not Tier.REACT:
+            return
         wanted: set[_Mark] = set()
         for state in self._daemon.states.values():
             if prepared := self._daemon.book.in_force(state.digest):
@@ -100,6 +114,51 @@ class Opens:
         elif self._gate is not None and self._marked:
             self._gate.unmark_all()
             self._marked.clear()
+
+    def adopt(self, left: list[Left]) -> None:
+        """Take up again who waits since before this daemon; who cannot be taken up is denied."""
+        waits: list[tuple[Left, Opening | None]] = []
+        for one in left:
+            if one.gate not in self.gates:
+                continue  # the kernel let it go
+            if still_waits(one):
+                waits.append((one, reopened(one)))  # before its file is marked
+            else:  # somebody else may have got its number since; who is of a session has no answer
+                self.gates[one.gate].respond(one.number, allow=True)
+        self._mark_all()
+        for one, opening in waits:
+            gate, waiting = self.gates[one.gate], None
+            with contextlib.suppress(OSError, KernelError, LookupError, ValueError):
+                waiting = self._judge(gate, opening, one.process, one.operations, one.call) if opening else None
+            if waiting is not None:  # whether the file has changed is asked when somebody approves
+                decision = replace(waiting.decision, held=one.held)
+                self._waiting[one.process, one.tid] = replace(waiting, decision=decision)
+            elif opening is not None:
+                gate.answer(opening, allow=False)
+            else:
+                gate.respond(one.number, allow=False)
+
+    def settle_for(self, waiters: Collection[Waiter]) -> None:
+        """Of those that were taken up, only these are asked for: deny the others."""
+        known = {(waiter.process, waiter.tid) for waiter in waiters if waiter.opens}
+        for place in self._waiting.keys() - known:
+            self._answer(self._waiting.pop(place), allow=False)
+        self._forget_gates()
+
+    def waits(self, waiter: Waiter) -> bool:
+        """Whether this one is known."""
+        waiting = self._waiting.get((waiter.process, waiter.tid))
+        return waiting is not None and waiter.opens and waiting.decision.held == waiter.held
+
+    def left(self) -> list[Left]:
+        """Who waits, for the next daemon."""
+        return [_left(key, tid, one) for (key, tid), one in self._waiting.items()]
+
+    def _forget_gates(self) -> None:
+        used = {id(self._gate), *(id(one.gate) for one in self._waiting.values())}
+        for gate in self.gates.all():
+            if id(gate) not in used:
+                self.gates.close(gate)
 
     def file(self, waiter: Waiter) -> Shown | None:
         """What it is about to open, as it is now."""
@@ -120,18 +179,23 @@ class Opens:
     def ended(self, key: ProcessKey) -> None:
         """A process is gone."""
         for place in [place for place in self._waiting if place[0] == key]:
-            self._answer(self._waiting.pop(place).opening, allow=False)
+            self._answer(self._waiting.pop(place), allow=False)
+        self._let_there = {place: call for place, call in self._let_there.items() if place[0] != key}
         self._refused = {of: until_s for of, until_s in self._refused.items() if of[0] != key}
 
     def end(self) -> None:
         """No open is let go on by this daemon any more."""
         self._ended = True
         for waiting in self._waiting.values():
-            self._answer(waiting.opening, allow=False)
+            self._answer(waiting, allow=False)
         self._waiting.clear()
         if self._gate is not None:
+            self._gate.unmark_all()
             self._thread.join()
-            self._gate.close()
+            drain(self._gate, ())
+        for gate in self.gates.all():
+            self.gates.close(gate)
+        withdraw(self._daemon.config.daemon.state)
 
     # -- marks ------------------------------------------------------------------------------------------------
 
@@ -158,7 +222,7 @@ class Opens:
 
     def _open_gate(self) -> Gate:
         if self._gate is None:
-            self._gate = Gate()
+            self._gate = self.gates.new()
             self._loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._serve, args=(self._gate,), name="opens", daemon=True)
             self._thread.start()
@@ -187,21 +251,24 @@ class Opens:
             gate.answer(opening, allow=True)
             return
         operations = _NOTHING if opening.to_run else opened_for(opening.tid)
+        call = waits_in(opening.tid)
         while not self._unseen.acquire(timeout=_POLL_MS / 1000):
             if self._ended:
                 raise RuntimeError("nobody looks at it any more")
-        self._loop.call_soon_threadsafe(self._opened, opening, key, operations)
+        self._loop.call_soon_threadsafe(self._opened, gate, opening, key, operations, call)
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
-    def _opened(self, opening: Opening, key: ProcessKey, operations: frozenset[Operation]) -> None:
+    def _opened(
+        self, gate: Gate, opening: Opening, key: ProcessKey, operations: frozenset[Operation], call: tuple[str, ...]
+    ) -> None:
         self._unseen.release()
         try:
-            waiting = None if self._ended else self._judge(opening, key, operations)
+            waiting = None if self._ended else self._judge(gate, opening, key, operations, call)
         except (OSError, KernelError, LookupError, ValueError):  # it is gone; or nobody can tell: the kernel does
             waiting = None
-        if waiting is None:
-            self._answer(opening, allow=True)
+        if waiting is None or self._was_let_there(waiting):
+            gate.answer(opening, allow=True)
             return
         session = self._daemon.engine.session(waiting.decision.session)
         if session is not None and self._is_approved(session.id, waiting.decision.same):
@@ -218,7 +285,16 @@ class Opens:
         self._daemon.execute_all(self._daemon.engine.handle(waiting.decision, time.time_ns()))
         self._daemon.settle()
 
-    def _judge(self, opening: Opening, key: ProcessKey, operations: frozenset[Operation]) -> _Waiting | None:
+    def _was_let_there(self, waiting: _Waiting) -> bool:
+        decision = waiting.decision
+        call = self._let_there.pop((decision.process, decision.tid), None)
+        return call == waiting.call and self._daemon.monitor.answers.is_let(
+            decision.process, decision.tid, decision.inode[1], to_run=waiting.opening.to_run
+        )
+
+    def _judge(
+        self, gate: Gate, opening: Opening, key: ProcessKey, operations: frozenset[Operation], call: tuple[str, ...]
+    ) -> _Waiting | None:
         """What there is to ask; None: nothing. Whatever else rules say of it, they say in the kernel."""
         daemon = self._daemon
         shown = _shown(opening.fd)
@@ -248,7 +324,7 @@ class Opens:
             session.slot, state.generation, operation, Action.HOLD, Tier.REACT, Flag(0), verdict.rule, Reason.RULE,
             tags, (shown.device, shown.inode, 0), path, 0, held, same, opens=True,
         )  # fmt: skip
-        return _Waiting(opening, decision, operations)
+        return _Waiting(gate, opening, decision, path, operations, call)
 
     def _is_approved(self, session: str, same: int) -> bool:
         return self._daemon.monitor.answers.is_approved(self._daemon.states[session].serial, same)
@@ -259,16 +335,26 @@ class Opens:
             answers.let_open(decision.process, decision.tid, decision.inode[1], waiting.operations)
         elif shown is not None:
             answers.let_start(decision.process, shown)
-        self._answer(waiting.opening, allow=True)
+        if waiting.gate is not self._gate:
+            self._let_there[decision.process, decision.tid] = waiting.call
+        self._answer(waiting, allow=True)
 
     def _refuse(self, waiting: _Waiting) -> None:
-        self._answer(waiting.opening, allow=False)
+        self._answer(waiting, allow=False)
         refused = replace(waiting.decision, verdict=Action.DENY, reason=Reason.REFUSED)
         self._daemon.execute_all(self._daemon.engine.handle(refused, time.time_ns()))
 
-    def _answer(self, opening: Opening, *, allow: bool) -> None:
-        assert self._gate is not None
-        self._gate.answer(opening, allow=allow)
+    @staticmethod
+    def _answer(waiting: _Waiting, *, allow: bool) -> None:
+        waiting.gate.answer(waiting.opening, allow=allow)
+
+
+def _left(key: ProcessKey, tid: int, one: _Waiting) -> Left:
+    opening, decision = one.opening, one.decision
+    return Left(
+        key, tid, decision.held, one.gate.name, opening.name, opening.to_run, one.operations, decision.inode[:2],
+        one.path, one.call,
+    )  # fmt: skip
 
 
 def is_own(path: bytes, uid: int) -> bool:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whoever is frozen must not stay so when the daemon is gone for good: denies what is held, and lets all go on.
 
-A process of its own, started with the first that is held. It reads from a pipe that the daemon holds: its end is the
-daemon's death. If no other has come some time later, it does what the daemon cannot do any more.
+A process of its own, started with the first that is held. It reads from a socket that the daemon holds: its end is the
+daemon's death. If no other has come some time later, it does what the daemon cannot do any more. Until then it keeps
+those waiting who wait in an open (`daemon.gatekeeping`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from agentmon.daemon.gatekeeping import Keeper, listen
 from agentmon.errors import AgentmonError
 from agentmon.host import process, starting
 from agentmon.host.parking import ParkingError, empty, lots
@@ -30,7 +33,7 @@ from agentmon.model.operations import Action
 #: How long the next daemon may take to come.
 GRACE_S = 30.0
 #: Who holds the lock for so long, and has started, is the next daemon: the one that died gives it back only after the
-#: pipe, and one that fails while it starts takes over nothing.
+#: socket, and one that fails while it starts takes over nothing.
 SETTLED_S = 5.0
 POLL_S = 0.5
 
@@ -40,10 +43,19 @@ def lot_name(pins: Path) -> str:
     return f"agentmon-held-{zlib.crc32(os.fsencode(pins)):08x}"
 
 
-def start(pins: Path, state: Path, lot: str) -> subprocess.Popen[bytes]:
-    """A warden of the daemon that calls; `pins`: the directory of its build."""
-    words = [sys.executable, "-m", "agentmon.daemon.warden", os.fspath(pins), os.fspath(state), lot]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+def start(pins: Path, state: Path, lot: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A warden of the daemon that calls, and what it reads from; `pins`: the directory of its build. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, listen(state) as server:
+        words = [sys.executable, "-m", "agentmon.daemon.warden", os.fspath(pins), os.fspath(state), lot]
+        process = subprocess.Popen(
+            [*words, str(server.fileno())],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[server.fileno()],
+        )
+    return process, ours
 
 
 def let_go(pins: Path, lot: str) -> int:
@@ -98,13 +110,18 @@ def nobody_comes(
         sleep(POLL_S)
 
 
-def main(pins: str, state: str, lot: str) -> None:
+def main(pins: str, state: str, lot: str, server: str) -> None:
     """Wait for the daemon's end; then for the next one."""
-    sys.stdin.buffer.read()
+    keeper = Keeper(socket.socket(fileno=0), socket.socket(fileno=int(server)), Path(state))
+    # systemd ends us along with the service; first, nobody else may have to wait
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    keeper.wait()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     with open(Path(state, "lock"), "rb") as lock:
-        if nobody_comes(lock, Path(state)):
+        if nobody_comes(lock, Path(state), sleep=keeper.serve):
+            keeper.refuse()
             let_go(Path(pins), lot)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

@@ -65,11 +65,17 @@ class Answers:
     def let_open(self, process: ProcessKey, tid: int, inode: int, operations: Collection[Operation]) -> None:
         """A thread may finish the open that it waits in, if it is for no more than this. In force when it returns."""
         mask = sum(1 << operation for operation in operations)
-        self._let(_key(process, tid, _mix(inode) | 1), inode, mask)
+        self._let(_key_to_open(process, tid, inode), inode, mask)
 
     def let_start(self, process: ProcessKey, program: Shown) -> None:
         """A process may go on to run this very program, which it is about to start. In force when it returns."""
-        self._let(_key(process, process.pid, _mix(program.inode + 1) | 1), program.inode, contents_of(program))
+        self._let(_key_to_start(process, program.inode), program.inode, contents_of(program))
+
+    def is_let(self, process: ProcessKey, tid: int, inode: int, *, to_run: bool) -> bool:
+        """Whether one of those two was done, and the open, or the exec, has not ended since."""
+        key = _key_to_start(process, inode) if to_run else _key_to_open(process, tid, inode)
+        value = self._answers.lookup(key)
+        return value is not None and ANSWER.unpack(value)[2] > boot_ns()
 
     def _let(self, key: bytes, inode: int, what: int) -> None:
         """Who uses it takes it out again; what nobody used in time is taken out here: the table has room for few."""
@@ -166,6 +172,14 @@ def _mix(word: int) -> int:
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         word = (word ^ (word >> 33)) * factor & _WORD
     return word ^ (word >> 33)
+
+
+def _key_to_open(process: ProcessKey, tid: int, inode: int) -> bytes:
+    return _key(process, tid, _mix(inode) | 1)
+
+
+def _key_to_start(process: ProcessKey, inode: int) -> bytes:
+    return _key(process, process.pid, _mix(inode + 1) | 1)
 
 
 def _key(process: ProcessKey, tid: int, held: int) -> bytes:

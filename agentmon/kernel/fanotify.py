@@ -2,7 +2,8 @@
 """Opens of chosen files wait for an answer: permission events of fanotify(7), by ctypes on libc.
 
 Whoever opens a marked file waits in the kernel, and can be killed. When the last descriptor of the group is closed, all
-go on: what must not needs somebody else to stop it.
+go on: what must not needs somebody else to stop it. An event is known by a number, and whoever has the descriptor
+of the group may answer it (`process_access_response()` in fs/notify/fanotify/fanotify_user.c compares nothing else).
 """
 
 from __future__ import annotations
@@ -39,11 +40,18 @@ _READ_BYTES: Final = 64 * EVENT.size
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A thread that waits in an open. `fd` is the file, open for reading, and the name of the event: `Gate.answer`."""
+    """A thread that waits in an open. `fd` is the file, open for reading."""
 
     fd: int
     tid: int
     to_run: bool  # it is the program of an exec, or the loader of one
+    #: The event's name, which was the descriptor's number in whoever read it; -1: in this process.
+    number: int = -1
+
+    @property
+    def name(self) -> int:
+        """By which it is answered."""
+        return self.fd if self.number < 0 else self.number
 
 
 @cache
@@ -56,15 +64,27 @@ def supported() -> bool:
     return True
 
 
+def is_group(fd: int) -> bool:
+    """Whether it is the descriptor of a group."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[fanotify]"
+    except OSError:
+        return False
+
+
 class Gate:
     """One group of permission events. Its methods may be called from several threads."""
 
-    def __init__(self) -> None:
-        """Raises NotSupportedError where the kernel has no permission events, or does not grant them."""
+    def __init__(self, name: str = "", fd: int = -1) -> None:
+        """`fd`: of a group that is there already. Raises NotSupportedError where the kernel grants no such events."""
+        self.name = name
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._libc.fanotify_mark.argtypes = (
             ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p,
         )  # fmt: skip
+        self.fd = fd
+        if fd >= 0:
+            return
         flags = _CLASS_CONTENT | _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS | _REPORT_TID
         self.fd = int(self._libc.fanotify_init(flags, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOATIME))
         if self.fd < 0:
@@ -98,12 +118,22 @@ class Gate:
 
     def answer(self, opening: Opening, *, allow: bool) -> None:
         """Let it go on, or fail with EPERM; once. Whoever does not wait any more needs no answer."""
-        with contextlib.suppress(OSError):
-            os.write(self.fd, RESPONSE.pack(opening.fd, _ALLOW if allow else _DENY))
+        self.respond(opening.name, allow=allow)
         with contextlib.suppress(OSError):
             os.close(opening.fd)
 
+    def respond(self, number: int, *, allow: bool) -> bool:
+        """As `answer`, by the number alone, whoever read the event. False: nobody waits by that number."""
+        try:
+            os.write(self.fd, RESPONSE.pack(number, _ALLOW if allow else _DENY))
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
-        """Whoever waits goes on. An answer that comes later goes nowhere: the number may be another file's by then."""
+        """Whoever waits goes on, if nobody else has the group.
+
+        An answer that comes later goes nowhere: the number may be another file's by then.
+        """
         fd, self.fd = self.fd, -1
         os.close(fd)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -274,36 +273,10 @@ def test_approved_programs_are_those_that_were_shown(served: Host, kept: Path, r
     assert "PermissionError" in finish(running)[1]
 
 
-def test_a_program_waits_on_for_the_next_daemon(tmp_path: Path) -> None:
-    """Its open goes on when the daemon dies; then it is stopped."""
-    program = tmp_path / "echo"
-    shutil.copy("/bin/echo", program)
-    with Host(tmp_path) as host:
-        policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}'], action: hold}}")
-        daemon = host.start()
-        script = f"import subprocess\nprint(subprocess.run(['{program}', 'hello']).returncode, flush=True)"
-        running = agent(host, policy, script)
-        asked(host)
-        daemon.kill()
-        daemon.wait()
-        host.start()
-        host.agentmon("approve", asked(host)[0]["id"])
-        assert running.stdout is not None
-        assert [running.stdout.readline(), running.stdout.readline()] == ["hello\n", "0\n"]
-        running.kill()
-        running.communicate()
+# ---- the end of the daemon; of one that is killed, see test_hold_open_next.py
 
 
-# ---- the kernel lets all go on when nobody answers any more
-
-
-@pytest.mark.parametrize(
-    ("end", "status"), [(subprocess.Popen.kill, -9), (subprocess.Popen.terminate, 1)], ids=["killed", "stopped"]
-)
-def test_an_open_is_not_let_go_on_by_the_end_of_the_daemon(
-    tmp_path: Path, end: Callable[[subprocess.Popen[bytes]], None], status: int
-) -> None:
-    """Killed: the kernel lets it go on, and ends who did. Stopped: it is denied first."""
+def test_an_open_is_denied_by_a_daemon_that_is_stopped(tmp_path: Path) -> None:
     kept = tmp_path / "file"
     kept.write_text("as shown")
     with Host(tmp_path) as host:
@@ -312,10 +285,10 @@ def test_an_open_is_not_let_go_on_by_the_end_of_the_daemon(
         script = f"import subprocess\nprint(subprocess.run(['cat', '{kept}']).returncode, flush=True)"
         running = agent(host, policy, script)
         asked(host)
-        end(daemon)
+        daemon.terminate()
         daemon.wait()
         assert running.stdout is not None
-        assert running.stdout.readline() == f"{status}\n"
+        assert running.stdout.readline() == "1\n"
         running.kill()
         running.communicate()
 
