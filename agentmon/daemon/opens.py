@@ -144,6 +144,9 @@ class Opens:
         for place in self._waiting.keys() - known:
             self._answer(self._waiting.pop(place), allow=False)
         self._forget_gates()
+        for gate in self.gates.all():  # who looked for marks before they were gone may have come since
+            if gate is not self._gate:
+                drain(gate, [one.opening.name for one in self._waiting.values() if one.gate is gate])
 
     def waits(self, waiter: Waiter) -> bool:
         """Whether this one is known."""

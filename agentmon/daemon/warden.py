@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,7 +46,7 @@ def lot_name(pins: Path) -> str:
 def start(pins: Path, state: Path, lot: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A warden of the daemon that calls, and what it reads from; `pins`: the directory of its build. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs, listen(state) as server:
+    with theirs, listen(state) as server, _without_sigterm():
         words = [sys.executable, "-m", "agentmon.daemon.warden", os.fspath(pins), os.fspath(state), lot]
         process = subprocess.Popen(
             [*words, str(server.fileno())],
@@ -56,6 +56,16 @@ def start(pins: Path, state: Path, lot: str) -> tuple[subprocess.Popen[bytes], s
             pass_fds=[server.fileno()],
         )
     return process, ours
+
+
+@contextlib.contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """Systemd ends the warden along with the service; but first, nobody else may have to wait for who is dead."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def let_go(pins: Path, lot: str) -> int:
@@ -113,8 +123,6 @@ def nobody_comes(
 def main(pins: str, state: str, lot: str, server: str) -> None:
     """Wait for the daemon's end; then for the next one."""
     keeper = Keeper(socket.socket(fileno=0), socket.socket(fileno=int(server)), Path(state))
-    # systemd ends us along with the service; first, nobody else may have to wait
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     keeper.wait()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     with open(Path(state, "lock"), "rb") as lock:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pytest
 
 from agentmon.control.client import reachable
 from agentmon.daemon.gatekeeping import calm
-from agentmon.host import process
+from agentmon.host import process, starting
 from agentmon.kernel.fanotify import Gate
 from tests.support.held import READERS, agent, approvals, asked
 from tests.support.hosts import PATIENCE_S, Host, wait_for
@@ -224,6 +225,20 @@ def test_what_is_replaced_in_between_is_denied(scene: Scene) -> None:
     assert approvals(scene.host) == []
 
 
+def test_one_that_dies_while_it_starts_leaves_it_to_the_one_after(scene: Scene) -> None:
+    running = scene.held("cat", scene.file)
+    scene.die()
+    for _ in range(2):
+        with subprocess.Popen(scene.host.command("daemon"), env=scene.host.environment()) as daemon:
+            wait_for(lambda: starting.under_way(scene.host.state) == daemon.pid, "it to start")
+            time.sleep(0.5)  # it asks the warden first of all
+            daemon.kill()
+    assert is_silent(running)
+    scene.host.start()
+    scene.host.agentmon("approve", asked(scene.host)[0]["id"])
+    assert said(running, 2) == ["as shown", "0"]
+
+
 def test_what_was_not_written_down_is_not_let_go_on(scene: Scene) -> None:
     running = scene.held("cat", scene.file)
     os.kill(scene.warden(), signal.SIGSTOP)  # else it could read the file before it is damaged
@@ -349,15 +364,32 @@ def store(scene: Scene) -> Store:
 
 
 def test_systemd_keeps_it_waiting_when_it_ends_the_warden_as_well(scene: Scene, store: Store) -> None:
+    """Which sees to it first that nobody else waits."""
     running = scene.held("cat", scene.file)
-    os.kill(scene.warden(), signal.SIGKILL)
+    warden = scene.warden()
     scene.die()
+    os.kill(warden, signal.SIGTERM)
+    wait_for(lambda: not Path(f"/proc/{warden}").exists() or process.stat(warden).state == "Z", "the warden to end")
     assert len(store.kept) == 1
+    assert somebody_reads(scene.file) == "as shown\n"
     assert is_silent(running)
     scene.daemon = store.start(scene.host)
     scene.host.agentmon("approve", asked(scene.host)[0]["id"])
     assert said(running, 2) == ["as shown", "0"]
     wait_for(lambda: len(store.kept) == 1, "the group that nobody waits in any more to be given up")
+
+
+def test_who_comes_while_systemd_alone_has_it_waits_for_the_next_daemon_at_most(scene: Scene, store: Store) -> None:
+    running = scene.held("cat", scene.file)
+    os.kill(scene.warden(), signal.SIGKILL)
+    scene.die()
+    other = subprocess.Popen(["cat", scene.file], stdout=subprocess.PIPE, text=True)
+    assert is_silent(other)
+    scene.daemon = store.start(scene.host)
+    assert other.communicate(timeout=PATIENCE_S)[0] == "as shown\n"
+    assert is_silent(running)
+    scene.host.agentmon("deny", asked(scene.host)[0]["id"])
+    assert said(running, 1) == ["1"]
 
 
 def test_a_daemon_that_is_stopped_leaves_nothing_with_systemd(scene: Scene, store: Store) -> None:
