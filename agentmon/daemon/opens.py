@@ -48,6 +48,8 @@ UNSEEN = 128
 #: How often the thread looks whether it should end.
 _POLL_MS = 500
 
+_LOST = "it was replaced while no daemon was there, or no rule holds it any more"
+
 _OPENS = (Operation.READ, Operation.WRITE)
 _RUNS = frozenset((Operation.EXEC,))
 _NOTHING: frozenset[Operation] = frozenset()
@@ -133,7 +135,11 @@ class Opens:
             if waiting is not None:  # whether the file has changed is asked when somebody approves
                 decision = replace(waiting.decision, held=one.held)
                 self._waiting[one.process, one.tid] = replace(waiting, decision=decision)
-            elif opening is not None:
+                continue
+            from agentmon.daemon.app import log
+
+            log(f"{os.fsdecode(one.path)}: process {one.process.pid} waits to open it, and is denied: {_LOST}")
+            if opening is not None:
                 gate.answer(opening, allow=False)
             else:
                 gate.respond(one.number, allow=False)
