@@ -241,6 +241,18 @@ def test_one_that_dies_while_it_starts_leaves_it_to_the_one_after(scene: Scene) 
     assert said(running, 2) == ["as shown", "0"]
 
 
+def test_the_warden_gives_nothing_to_who_is_no_daemon_that_starts(scene: Scene) -> None:
+    running = scene.held("cat", scene.file)
+    place = scene.host.state / "gates"
+    assert (place.stat().st_uid, place.stat().st_mode & 0o777) == (0, 0o700)
+    scene.die()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        other.settimeout(PATIENCE_S)
+        other.connect(os.fspath(place))
+        assert socket.recv_fds(other, 100, 16)[:2] == (b"", [])
+    assert is_silent(running)
+
+
 def test_what_was_not_written_down_is_not_let_go_on(scene: Scene) -> None:
     running = scene.held("cat", scene.file)
     os.kill(scene.warden(), signal.SIGSTOP)  # else it could read the file before it is damaged
