@@ -21,7 +21,7 @@ from agentmon.kernel.host import cgroup2_root
 
 _ORDER = struct.Struct("=4sH")
 _DONE = struct.Struct("=iQQQ")
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0 if "QEMU" in Path("/proc/cpuinfo").read_text(encoding="ascii") else 120.0  # emulated
 
 
 def boot_ns() -> int:
