@@ -60,6 +60,14 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture
+def to_sink(served: Host, sink: Sink) -> Path:
+    """What connects to it is asked for."""
+    return served.policy(
+        f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold, reason: ask first}}"
+    )
+
+
+@pytest.fixture
 def kept(served: Host) -> Path:
     """A directory that everything is asked for in."""
     directory = served.directory / f"kept-{time.monotonic_ns()}"

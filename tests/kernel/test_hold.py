@@ -21,13 +21,6 @@ from tests.support.hosts import PATIENCE_S, Host, wait_for
 from tests.support.terminal import Terminal
 
 
-@pytest.fixture
-def to_sink(served: Host, sink: Sink) -> Path:
-    return served.policy(
-        f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold, reason: ask first}}"
-    )
-
-
 def test_a_connection_waits_and_goes_on_once_approved(served: Host, sink: Sink, to_sink: Path) -> None:
     running = agent(served, to_sink, CONNECT, sink.port)
     question = asked(served)[0]
