@@ -10,10 +10,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from agentmon.model.operations import Tier
 from tests.kernel.test_hold import kill_with_warden
 from tests.support.held import CONNECT, Sink, agent, agent_in_wait, approvals, finish, frozen, go, stands_still
 from tests.support.hosts import PATIENCE_S, Host, wait_for
@@ -158,32 +158,43 @@ def test_a_program_that_is_frozen_never_runs_when_no_daemon_is_there_any_more(tm
 
 # ---- what cannot wait
 
-
-@pytest.fixture
-def rings(served: Host, kept: Path, sink: Sink) -> Path:
-    return served.policy(
-        f"  - {{id: files, on: [read, unix], paths: ['{kept}/**'], action: hold}}\n"
-        f"  - {{id: out, on: [connect, send], cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}\n"
-        "  - {id: rings, on: io_uring, action: allow}",
-        "rings",
-    )
+LSM_ONLY = [pytest.param(request, marks=pytest.mark.tier("lsm")) for request in ("openat", "unix")]
 
 
 @pytest.mark.parametrize("polled", [(), ("sqpoll",)], ids=["entered", "sqpoll"])
-@pytest.mark.parametrize(
-    "request_", ["connect", "send", *(pytest.param(r, marks=pytest.mark.tier("lsm")) for r in ("openat", "unix"))]
-)
-def test_a_ring_cannot_wait_and_is_denied(
-    served: Host, kept: Path, rings: Path, sink: Sink, program: Callable[[str], Path], request_: str, polled: Any
+@pytest.mark.parametrize("request_", ["connect", "send", *LSM_ONLY])
+def test_a_ring_has_done_nothing_that_nobody_approved(
+    served: Host, kept: Path, tier: Tier, program: Callable[[str], Path], request_: str, polled: tuple[str, ...]
 ) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
+    """It is denied; in the react tier it may be asked for, and fails whatever the answer."""
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear,
+    ):
         listener.bind(str(kept / "socket"))
         listener.listen()
-        what = {"openat": kept / "file", "unix": kept / "socket"}.get(request_, str(sink.port))
+        ear.bind(("127.0.0.1", 0))
+        ear.setblocking(False)
+        what = {"openat": kept / "file", "unix": kept / "socket"}.get(request_, str(ear.getsockname()[1]))
         words: list[str | Path] = [program("ring"), request_, what, *polled]
         if subprocess.run(words, capture_output=True, check=False).stdout.startswith(b"no ring"):
             pytest.skip("not required: no io_uring on this host, for everybody")
-        running = served.spawn("run", "-p", rings, "--", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        status, out = finish(running)
-        assert (status, out.startswith("errno 1\n")) == (1, True), out
+        if isinstance(what, str):
+            wait_for(lambda: ear.recv(10) == b"data", "what is sent without a fence")
+            rule = f"{{id: out, on: [connect, send], cidrs: ['127.0.0.1:{what}'], action: hold}}"
+        else:
+            rule = f"{{id: files, on: [read, unix], paths: ['{kept}/**'], action: hold}}"
+        policy = served.policy(f"  - {rule}\n  - {{id: rings, on: io_uring, action: allow}}", "rings")
+        # `agentmon run` takes rings away, in the react tier
+        words = ["sh", "-c", 'read line; "$@"', "sh", *words]
+        started = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        served.json("enroll", str(started.pid), "-p", policy)
+        go(started)
+        while tier is Tier.REACT and started.poll() is None:
+            for question in approvals(served):
+                served.agentmon("deny", question["id"])
+        out = started.communicate(timeout=PATIENCE_S)[0]
+        assert out == "errno 1\n" if tier is Tier.LSM else out.startswith("errno "), out
         assert approvals(served) == []
+        with pytest.raises(BlockingIOError):
+            ear.recv(10)
