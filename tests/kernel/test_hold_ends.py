@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_interrupted_at_a_terminal(served: Host, sink: Sink, to_sink: Path, how:
         f"signal.signal(signal.SIGINT, {handler})\n"
         "sys.exit(7 if socket.socket().connect_ex(('127.0.0.1', int(sys.argv[1]))) else 0)\n"
     )
-    words = served.command("run", "-p", to_sink, "--", "python3", "-c", script, str(sink.port))
+    words = served.command("run", "-p", to_sink, "--", sys.executable, "-c", script, str(sink.port))
     # a terminal that is opened by the leader of a session is its controlling one
     with Terminal(["sh", "-c", 'exec "$@" < "$(tty)"', "sh", *words], served.environment()) as terminal:
         question = frozen(served)

@@ -61,9 +61,9 @@ def to_both(host: Host, sinks: tuple[Sink, Sink], more: str = "") -> Path:
     return host.policy(rule, "both")
 
 
-@pytest.mark.parametrize("last", ["approve", "deny"])
+@pytest.mark.parametrize(("before", "last"), [("approve", "approve"), ("approve", "deny"), ("deny", "deny")])
 def test_an_address_that_another_process_changes_is_asked_again(
-    served: Host, sinks: tuple[Sink, Sink], tmp_path: Path, last: str
+    served: Host, sinks: tuple[Sink, Sink], tmp_path: Path, before: str, last: str
 ) -> None:
     mark = tmp_path / "go"
     script = f"""{SHARED}
@@ -80,9 +80,9 @@ def test_an_address_that_another_process_changes_is_asked_again(
     assert first["object"] == f"127.0.0.1:{sinks[0].port}"
     mark.touch()
     wait_for((tmp_path / "go-done").exists, "the address to be changed")
-    assert served.agentmon("approve", first["id"]).returncode == 0
+    assert served.agentmon(before, first["id"]).returncode == 0
     again = another(served, first)
-    assert (again["object"], again["changed"]) == (f"127.0.0.1:{sinks[1].port}", True)
+    assert (again["object"], again["changed"]) == (f"127.0.0.1:{sinks[1].port}", before == "approve")
     time.sleep(0.7)
     assert running.poll() is None
     assert [sink.heard for sink in sinks] == [[], []]

@@ -91,9 +91,10 @@ SHORT = {
 }
 # With AGENTMON_GUESTS=all, before a release: all of it on each kernel, in hours. But what needs more packages.
 NATIVE = _files("fingerprint", "plan_examples")
-AGENTS = _files("run", "plan_hook", "enroll", "told", "top", "hold", "approvals", "parking", "fence_survives")
+WAITING = ("hold", "hold_waiting", "hold_siblings", "hold_ends", "hold_answers")
+AGENTS = _files("run", "plan_hook", "enroll", "told", "top", *WAITING, "approvals", "parking", "fence_survives")
 DAEMONS = _files("missing_programs", "resolver", "other_resolvers", "reload_daemon")
-REACT = _files("exec", "hold", "hold_arguments", "hold_exec", "hold_open", "network", "operations", "tracking")
+REACT = _files("exec", *WAITING, "hold_arguments", "hold_exec", "hold_open", "network", "operations", "tracking")
 ALL = {
     "6.12-agents": Guest("6.12", PREEMPT, only=AGENTS),
     "6.1": Guest("6.1", PREEMPT, left_out=AGENTS + DAEMONS + NATIVE),
