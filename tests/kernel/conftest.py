@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -48,6 +49,14 @@ def served() -> Iterator[Host]:
     with tempfile.TemporaryDirectory(prefix="agentmon-test-") as directory, Host(Path(directory)) as host:
         host.directory.chmod(0o755)
         host.start()
+        yield host
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Host]:
+    """A host without a daemon whose kernel waits a minute for one to freeze who is held."""
+    with Host(tmp_path) as host:
+        host.config.write_text(re.sub(r"park_ms = \d+", "park_ms = 60000", host.config.read_text()))
         yield host
 
 

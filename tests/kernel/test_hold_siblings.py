@@ -95,37 +95,35 @@ def test_an_address_that_another_process_changes_is_asked_again(
 
 
 def test_an_address_that_a_thread_changes_before_it_is_frozen_is_asked_again(
-    tmp_path: Path, sinks: tuple[Sink, Sink]
+    patient: Host, sinks: tuple[Sink, Sink]
 ) -> None:
     """While the daemon is stopped nobody is frozen."""
     script = f"""{SHARED}
     def change():
-        time.sleep(0.2)
+        time.sleep(0.5)
         write(second)
         print("changed", flush=True)
     sys.stdin.readline()
     threading.Thread(target=change).start()
     connect()
     """
-    with Host(tmp_path) as host:
-        host.config.write_text(host.config.read_text().rpartition("park_ms")[0] + "park_ms = 60000\n")
-        daemon = host.start()
-        running = agent_in_wait(host, to_both(host, sinks), script, *(sink.port for sink in sinks))
-        daemon.send_signal(signal.SIGSTOP)
-        go(running)
-        assert running.stdout is not None
-        assert running.stdout.readline() == "changed\n"
-        time.sleep(0.1)
-        daemon.send_signal(signal.SIGCONT)
-        place = f"127.0.0.1:{sinks[1].port}"
-        wait_for(lambda: [q["object"] for q in approvals(host)] == [place], "to be asked for the other")
-        (question,) = approvals(host)
-        assert question["changed"]
-        assert [sink.heard for sink in sinks] == [[], []]
-        host.agentmon("deny", question["id"])
-        assert running.stdout.readline() == "1\n"
-        running.communicate(timeout=PATIENCE_S)
-        assert [sink.heard for sink in sinks] == [[], []]
+    daemon = patient.start()
+    running = agent_in_wait(patient, to_both(patient, sinks), script, *(sink.port for sink in sinks))
+    daemon.send_signal(signal.SIGSTOP)
+    go(running)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "changed\n"
+    time.sleep(0.5)
+    daemon.send_signal(signal.SIGCONT)
+    place = f"127.0.0.1:{sinks[1].port}"
+    wait_for(lambda: [q["object"] for q in approvals(patient)] == [place], "to be asked for the other")
+    (question,) = approvals(patient)
+    assert question["changed"]
+    assert [sink.heard for sink in sinks] == [[], []]
+    patient.agentmon("deny", question["id"])
+    assert running.stdout.readline() == "1\n"
+    running.communicate(timeout=PATIENCE_S)
+    assert [sink.heard for sink in sinks] == [[], []]
 
 
 def test_an_address_that_a_thread_changes_all_the_time_is_reached_when_it_was_approved(
@@ -237,6 +235,50 @@ def test_a_program_that_another_process_replaces_does_not_run_unapproved(
     assert status == 0 if "status -9" in out else "PermissionError" in out, out
     assert "status 0" not in out
     assert "status 1" not in out
+
+
+@pytest.mark.parametrize("named", ["*", "exactly"])
+def test_a_path_that_another_process_changes_starts_nothing_unapproved(
+    served: Host, kept: Path, tier: Tier, tmp_path: Path, named: str
+) -> None:
+    """In memory that both have. Where the call does not restart, the program is found already."""
+    for name in ("shown", "other"):
+        shutil.copy("/bin/echo", kept / name)
+    names = ["*"] if named == "*" else ["shown", "other"]
+    policy = served.policy(
+        f"  - {{id: kept, on: exec, paths: {[f'{kept}/{name}' for name in names]}, action: hold}}", "paths"
+    )
+    script = f"""
+        import ctypes, mmap, os, time
+        libc = ctypes.CDLL(None, use_errno=True)
+        shared = mmap.mmap(-1, 4096)
+        def write(path):
+            shared[:len(path) + 1] = path + b"\\0"
+        write(b"{kept}/shown")
+        if not os.fork():
+            while not os.path.exists("{tmp_path}/go"):
+                time.sleep(0.01)
+            write(b"{kept}/other")
+            os.mkdir("{tmp_path}/go-done")
+            os._exit(0)
+        path = ctypes.c_char.from_buffer(shared)
+        libc.execv(ctypes.byref(path), (ctypes.c_char_p * 3)(b"echo", b"started", None))
+        print("errno", ctypes.get_errno())
+    """
+    running = agent(served, policy, script)
+    first = frozen(served) if named == "*" or tier is Tier.LSM else asked(served)[0]
+    assert first["object"] == f"{kept}/shown"
+    (tmp_path / "go").touch()
+    wait_for((tmp_path / "go-done").exists, "the path to be changed")
+    assert served.agentmon("approve", first["id"]).returncode == 0
+    if tier is Tier.LSM:
+        again = another(served, first)
+        assert again["object"] == f"{kept}/other"
+        assert served.agentmon("deny", again["id"]).returncode == 0
+        assert finish(running)[1].startswith("errno 1\n")
+    else:
+        assert finish(running)[1].startswith("started\n")
+    assert approvals(served) == []
 
 
 # ---- signals
