@@ -360,7 +360,11 @@ class Holding:
         """Once for all that comes together: with many that wait, this is what costs."""
         if self._loop is not None and not self._unsaved:
             self._unsaved = True
-            self._loop.call_soon(self._save)
+            self._loop.call_soon(self._save_unsaved)
+
+    def _save_unsaved(self) -> None:
+        if self._unsaved:  # `end` may have been faster
+            self._save()
 
     def _save(self) -> None:
         self._unsaved = False

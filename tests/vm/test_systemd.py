@@ -13,7 +13,7 @@ import pytest
 from tests.vm import harness, image
 
 #: What runs in the guest, and how its kernel is booted.
-SCRIPTS = {"service": "", "service-react": "lsm=landlock,yama"}
+SCRIPTS = {"service": "", "service-react": "lsm=landlock,yama preempt=full"}
 service = pytest.mark.parametrize("kernel", ["service"])
 service_in_react = pytest.mark.parametrize("kernel", ["service-react"])
 _building = threading.Lock()
