@@ -323,7 +323,8 @@ class Daemon:
             thaw(self.members(session))
         if not self.holding.deny_all(session.slot, f"its session was {how}"):
             raise RefusedError(
-                f"`{session.id}` is held in a call that has not come back within {HEARD_S:g} s; release it again",
+                f"`{session.id}` is held in a call that has not come back within {HEARD_S:g} s (is it stopped?);"
+                " release it again",
                 "failed",
             )
         self.monitor.close_session(session.slot)

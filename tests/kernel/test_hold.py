@@ -199,7 +199,7 @@ def test_what_is_held_when_its_session_is_released_was_not_approved(served: Host
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     frozen(served)
-    assert served.agentmon("release", "--all").returncode == 0
+    wait_for(lambda: served.agentmon("release", "--all").returncode == 0, "the release")  # it may have to be said again
     assert running.stdout is not None
     assert running.stdout.readline() == "denied\n"
     assert not sink.heard
