@@ -230,10 +230,10 @@ class Holding:
     def deny_all(self, slot: int, why: str) -> bool:
         """Deny all that a session waits for. Whether all have heard of it, in `HEARD_S`: then its fence may go."""
         daemon = self._daemon
-        denied: list[Waiter] = []
         for approval in [q for q in daemon.engine.holds.open if q.slot == slot]:
-            denied += approval.waiters
             daemon.execute_all(daemon.engine.decide(approval, Action.DENY, why, time.time_ns()))
+        members = {key for key, state in daemon.monitor.processes().items() if state.session == slot}
+        denied = [s.waiter for s in self._settled if s.action is Action.DENY and s.waiter.process in members]
         deadline = time.monotonic() + HEARD_S
         while not all(self._heard(waiter) for waiter in denied):
             if time.monotonic() > deadline:

@@ -208,6 +208,21 @@ def test_what_is_held_when_its_session_is_released_was_not_approved(served: Host
     wait_for(lambda: sink.heard == [b"not fenced any more"], "the connection")
 
 
+def test_a_session_is_not_released_while_a_call_has_yet_to_hear_that_it_is_denied(
+    served: Host, to_sink: Path, sink: Sink
+) -> None:
+    running = agent(served, to_sink, CONNECT, sink.port)
+    question = frozen(served)
+    os.kill(question["pid"], signal.SIGSTOP)
+    for _ in range(2):
+        refused = served.agentmon("release", "--all")
+        assert (refused.returncode, "release it again" in refused.stderr) == (1, True), refused.stderr
+    os.kill(question["pid"], signal.SIGCONT)
+    wait_for(lambda: served.agentmon("release", "--all").returncode == 0, "the release")
+    assert "1\n" in finish(running)[1]
+    assert not sink.heard
+
+
 def test_no_two_approvals_have_one_id_whichever_daemon_asks(tmp_path: Path, sink: Sink) -> None:
     """Else an answer to what was shown before would let go on something else."""
     ids = []
