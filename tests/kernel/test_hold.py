@@ -190,7 +190,7 @@ def test_what_is_held_when_its_session_is_released_was_not_approved(served: Host
         try:
             socket.create_connection(to)
         except PermissionError:
-            print("denied")
+            print("denied", flush=True)
         sys.stdin.readline()
         socket.create_connection(to).sendall(b"not fenced any more")
     """
