@@ -311,7 +311,7 @@ class _RuleBuilder:
                     self.source.place(self._item(i, "marks")), f"`{mark}` is not a name; use letters, digits and `-`"
                 )
         if marks and isinstance(action, Action) and action.blocks:
-            self._complain(f"a rule that blocks sets no marks: take them out, or `{action.word}`", "marks", key=True)
+            self._complain(f"a rule that blocks sets no marks; take them out, or `{action.word}`", "marks", key=True)
         return tuple(dict.fromkeys(marks))
 
     def _networks(self, *at: str) -> tuple[Network, ...]:
