@@ -100,7 +100,7 @@ CONNECT = RULE.replace("read", "connect").replace("deny", "allow")
         (RULE + "when: {risk: hgih}", "p.yaml:6:18: unknown risk `hgih`; did you mean `high`?"),
         (RULE + "when: {tme: x}", "p.yaml:6:12: unknown key `tme`; did you mean `time`?"),
         (RULE + "when: {time: [9-18]}", "p.yaml:6:19: `9-18` is not a time; write such as `Mon-Fri 09:00-18:00"),
-        (RULE + "marks: a", "p.yaml:6:5: a rule that blocks sets no marks: take them out"),
+        (RULE + "marks: a", "p.yaml:6:5: a rule that blocks sets no marks; take them out"),
         (RULE.replace("deny", "allow") + "marks: a b", "p.yaml:6:12: `a b` is not a name"),
         (RULE + "when: {requires: a since}", "p.yaml:6:22: `a since` names no mark; write such as `tested`, or"),
         (RULE + "when: {requires: a since a}", "p.yaml:6:22: `a since a` names no mark"),
