@@ -103,6 +103,16 @@ static __always_inline bool overtime(const struct am_plan *plan, const struct am
 	return limit != ~0ULL && began && bpf_ktime_get_boot_ns() - began > limit;
 }
 
+/*
+ * Whether a step has written more than it may. In the react tier alone, where that has happened when it is seen: then the step
+ * may nothing any more, or each child that it makes could write too much once.
+ */
+static __always_inline bool overspent(const struct am_plan *plan, const struct am_steps *state,
+				      __u64 at)
+{
+	return AM_TIER == AM_TIER_REACT && state->step[at].written > plan->max_write[at];
+}
+
 /* What becomes of what a step forbids and nobody can let go on. */
 static __always_inline __u32 sure_action(const struct am_plan *plan, __u64 at)
 {
@@ -354,6 +364,9 @@ __noinline int plan_of(struct am_actor *a)
 	if (overtime(plan, state, at)) {
 		a->part = sure_action(plan, at);
 		a->out = AM_PLAN_TIME;
+	} else if (overspent(plan, state, at)) {
+		a->part = sure_action(plan, at);
+		a->out = AM_PLAN_BYTES;
 	}
 	return 0;
 }

@@ -36,6 +36,18 @@ struct list_head {
 	struct list_head *next;
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct hlist_bl_node {
+	struct hlist_bl_node **pprev;
+};
+
 struct super_block {
 	__u32 s_dev;
 	unsigned long s_flags;
@@ -81,10 +93,19 @@ struct inode___old {
 
 struct dentry {
 	struct seqcount_spinlock d_seq;
+	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
 	struct super_block *d_sb;
+	struct hlist_node d_sib;
+	struct hlist_head d_children;
+};
+
+/* before Linux 6.8 */
+struct dentry___old {
+	struct list_head d_child;
+	struct list_head d_subdirs;
 };
 
 struct vfsmount {
@@ -107,6 +128,7 @@ struct mount {
 	struct vfsmount mnt;
 	struct mnt_namespace *mnt_ns;
 	int mnt_id;
+	struct list_head mnt_mounts, mnt_child;
 	struct list_head mnt_instance;
 };
 
@@ -146,7 +168,7 @@ struct files_struct {
 };
 
 struct fs_struct {
-	struct path pwd;
+	struct path root, pwd;
 };
 
 struct vm_area_struct {
@@ -197,14 +219,6 @@ struct cred {
 	kernel_cap_t cap_permitted, cap_effective;
 	struct group_info *group_info;
 	struct user_namespace *user_ns;
-};
-
-struct hlist_node {
-	struct hlist_node *next;
-};
-
-struct hlist_head {
-	struct hlist_node *first;
 };
 
 struct xarray {

@@ -57,6 +57,24 @@ struct am_tail {
 	__u64 differs;
 };
 
+/* Of find_name(): a path is read from its end and written to where it ends. */
+struct am_tidying {
+	__u64 at, to;
+	__u64 length; /* of the name under way */
+	__u64 up; /* names still to be left out */
+	__u64 plain; /* it is not made of dots alone */
+};
+
+/* Of leads_through_link(). */
+struct am_leading {
+	__u64 at, length; /* of a component, in room less AM_HEAD; 0: there is no name */
+	__u64 dentry, mount; /* what it is in */
+	__u64 node, end; /* of the list that is looked at */
+	__u64 child;
+	__u32 doing, found;
+	__u64 plain; /* it is not made of dots alone */
+};
+
 /* Of read_arguments(). */
 struct am_args {
 	__u64 at; /* where to read on */
@@ -104,6 +122,8 @@ struct am_job {
 	struct am_bits bits;
 	struct am_tail compared;
 	struct am_args args;
+	struct am_tidying tidying;
+	struct am_leading leading;
 	__u16 rule, reason;
 	__u16 ruled[AM_PATH_OPS]; /* the rule of each operation */
 	__u8 verdict, op, pinned, told;

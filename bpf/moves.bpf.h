@@ -7,14 +7,29 @@
 
 #include "decide.bpf.h"
 
-/* The walk and the automaton over the job's path; 0, or enum am_reason why there is none. */
+#ifdef AM_REACT
+/* A name is a descriptor of its directory, and a string: see changes.bpf.h. A denial is death. */
+#define inode_behind(name) 0
+#define answer(verdict) ((verdict) >= AM_HOLD)
+#else
+static __always_inline __u64 inode_behind(__u64 dentry)
+{
+	return (__u64)am_load(struct dentry, (struct dentry *)dentry, d_inode);
+}
+#endif
+
+/* The automaton over the path of a name; 0, or enum am_reason why there is none. */
 static __always_inline __u32 follow(__u32 slot, struct am_job *job, __u64 mnt, __u64 dentry)
 {
 	__u32 why;
 
+#ifdef AM_REACT
+	why = find_name(slot, mnt, dentry);
+#else
 	job->dentry = dentry;
 	job->mount = mnt - bpf_core_field_offset(struct mount, mnt);
 	why = walk(slot, AM_PATH_END);
+#endif
 	if (!why && run_automaton(slot))
 		why = AM_NO_STATE;
 	return why;
@@ -23,11 +38,6 @@ static __always_inline __u32 follow(__u32 slot, struct am_job *job, __u64 mnt, _
 /* `by`: what judges. */
 #define AM_BY_POLICY 0
 #define AM_BY_PLAN 1
-
-static __always_inline __u64 inode_behind(__u64 dentry)
-{
-	return (__u64)am_load(struct dentry, (struct dentry *)dentry, d_inode);
-}
 
 /*
  * Whether a name may go away by being moved, which is deleting it: it is asked where another rule (or the default, on
@@ -44,6 +54,8 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 	if (identify(&a) != 1)
 		return 0; /* judged before: not enrolled any more */
 	if (by == AM_BY_PLAN && (!a.part || a.out))
+		return 0;
+	if (AM_STOPS && !part_says(by == AM_BY_PLAN ? a.part - 1 : a.policy, 1U << AM_DELETE))
 		return 0;
 	why = find_tags(&a);
 	job = why ? NULL : claim(&slot);
@@ -71,16 +83,25 @@ static __noinline int judge_away(__u64 old_mnt, __u64 old, __u64 mnt, __u64 dent
 		release(job);
 		return 0;
 	}
+#ifdef AM_REACT
+	if (!why && verdict >= AM_HOLD) {
+		bool unknown = leads_through_link(slot) || find_name(slot, mnt, dentry) ||
+			       leads_through_link(slot);
+
+		if (unknown || find_name(slot, old_mnt, old)) {
+			release(job);
+			return 0;
+		}
+	}
+#endif
 	if (by == AM_BY_PLAN)
 		job->reason = in_plan(job->reason);
-	report(slot, &a, verdict == AM_KILL ? AM_F_KILLED : 0);
+	report(slot, &a, verdict == AM_KILL || (AM_STOPS && verdict >= AM_HOLD) ? AM_F_KILLED : 0);
 	release(job);
-	if (verdict >= AM_HOLD)
-		count(AM_C_BLOCKED);
-	if (verdict == AM_KILL)
-		kill_current();
-	return answer(verdict);
+	return answer(carry_out(verdict));
 }
+
+#ifndef AM_REACT
 
 /*
  * Whether a directory may take all that is below it along; its own names were judged before. agentmon/policy/walk.py,
@@ -180,5 +201,7 @@ static __always_inline int judge_rename(struct path *old_dir, struct dentry *old
 	}
 	return err;
 }
+
+#endif
 
 #endif

@@ -54,6 +54,8 @@ static __always_inline __u32 why_full(const struct am_plan *plan, const struct a
 {
 	if (overtime(plan, state, at))
 		return AM_PLAN_TIME;
+	if (overspent(plan, state, at))
+		return AM_PLAN_BYTES;
 	return state->step[at].alive >= plan->max_procs[at] ? AM_PLAN_PROCS : 0;
 }
 
@@ -373,6 +375,8 @@ __noinline int fork_step(const struct am_proc *p, const struct am_proc_key *k)
 	c.most = plan->max_procs[at];
 	if (overtime(plan, state, at)) {
 		why = AM_PLAN_TIME;
+	} else if (overspent(plan, state, at)) {
+		why = AM_PLAN_BYTES;
 	} else {
 		c.least = 1;
 		bpf_loop(AM_TRIES, count_in, &c, 0);

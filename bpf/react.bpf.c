@@ -12,8 +12,10 @@
  *   tp_btf/x86_fpu_regs_activated                   exec that is held, and goes on: see resume.bpf.h
  *   tp_btf/sys_exit                                 read, write, create: the file that was really opened;
  *                                                   unix, listen: the socket that was connected, or listens
+ *                                                   delete, rename, link, attr and names that no open makes: by the name
+ *                                                   that the call was given, see changes.bpf.h
  *   tp_btf/io_uring_submit_req (_sqe before 6.3)     what io_uring does that sys_exit does not see: opens, sockets,
- *                                                   unix, listen, options of sockets
+ *                                                   unix, listen, options of sockets, names
  *   tp_btf/sched_process_fork, _exit; iter/task     the process table
  */
 #define AM_TIER AM_TIER_REACT
@@ -50,11 +52,19 @@ char LICENSE[] SEC("license") = "GPL";
 #define IORING_OP_CONNECT 16
 #define IORING_OP_OPENAT 18
 #define IORING_OP_OPENAT2 28
+#define IORING_OP_RENAMEAT 35
+#define IORING_OP_UNLINKAT 36
+#define IORING_OP_MKDIRAT 37
+#define IORING_OP_SYMLINKAT 38
+#define IORING_OP_LINKAT 39
+#define IORING_OP_FSETXATTR 41
+#define IORING_OP_SETXATTR 42
 #define IORING_OP_SOCKET 45
 #define IORING_OP_URING_CMD 46
 #define IORING_OP_LISTEN 57
 
 #include "late.bpf.h"
+#include "changes.bpf.h"
 
 /* Flags as the caller gave them: the kernel drops O_TRUNC from f_flags once it is done. */
 static __always_inline __u64 open_flags(enum call c, __u64 second, __u64 third)
@@ -342,6 +352,10 @@ int BPF_PROG(open_exit, struct pt_regs *regs, long ret)
 		kick_waiting(t);
 	if (c == CALL_FORK || (c == CALL_NET && ret) || (ret <= 0 && harmless(t, c, ret)))
 		return 0;
+	if (c >= CALL_DELETE && c <= CALL_IOCTL) {
+		judge_change(t, regs, c);
+		return 0;
+	}
 	/* 32-bit calls pass their arguments in the lower halves of bx, cx, dx */
 	first = compat ? (__u32)regs->bx : regs->di;
 	second = compat ? (__u32)regs->cx : regs->si;
@@ -392,6 +406,18 @@ static __always_inline __u32 ring_ops(__u32 opcode)
 	case IORING_OP_OPENAT:
 	case IORING_OP_OPENAT2:
 		return 1U << AM_READ | 1U << AM_WRITE | 1U << AM_CREATE;
+	case IORING_OP_UNLINKAT:
+		return 1U << AM_DELETE;
+	case IORING_OP_RENAMEAT:
+		return AM_CARRY | 1U << AM_RENAME | 1U << AM_CREATE | 1U << AM_DELETE;
+	case IORING_OP_LINKAT:
+		return AM_CARRY | 1U << AM_LINK | 1U << AM_CREATE;
+	case IORING_OP_MKDIRAT:
+	case IORING_OP_SYMLINKAT:
+		return 1U << AM_CREATE;
+	case IORING_OP_FSETXATTR:
+	case IORING_OP_SETXATTR:
+		return 1U << AM_ATTR;
 	case IORING_OP_SOCKET:
 		return 1U << AM_CONNECT;
 	case IORING_OP_CONNECT:

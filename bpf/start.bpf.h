@@ -144,7 +144,8 @@ static __always_inline void judge_as_start(struct am_actor *a, __u32 choice)
 	a->out = why;
 	a->part = plan ? am_violation(plan, at) : AM_DENY;
 	/* no answer gives time or room */
-	if (a->part == AM_HOLD && (why == AM_PLAN_TIME || why == AM_PLAN_PROCS))
+	if (a->part == AM_HOLD &&
+	    (why == AM_PLAN_TIME || why == AM_PLAN_PROCS || why == AM_PLAN_BYTES))
 		a->part = AM_DENY;
 }
 

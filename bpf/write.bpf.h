@@ -62,9 +62,12 @@ __noinline int count_bytes(const struct am_actor *a, __u64 bytes, __u32 done)
 		return 0;
 	if (bytes > AM_ANY_SIZE)
 		bytes = AM_ANY_SIZE;
-	if (bytes <= most && __sync_fetch_and_add(&state->step[at].written, bytes) + bytes <= most)
+	if (done && bytes > most)
+		bytes = most + 1; /* enough to be overspent() */
+	if ((done || bytes <= most) &&
+	    __sync_fetch_and_add(&state->step[at].written, bytes) + bytes <= most)
 		return 0;
-	if (bytes <= most && !done)
+	if (!done && bytes <= most)
 		__sync_fetch_and_add(&state->step[at].written, -bytes);
 	return sure_action(plan, at);
 }

@@ -206,12 +206,19 @@ ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.READ, "open for reading", _open("read", os.O_RDONLY), None),
     (Operation.WRITE, "open for writing", _open("write", os.O_WRONLY), None),
     (Operation.CREATE, "open that creates", _open("created", os.O_CREAT | os.O_WRONLY), "created"),
+    (Operation.WRITE, "truncate", _truncate, None),
+    (Operation.CREATE, "mkdir", lambda g: os.mkdir(f"{g.forbidden}/dir"), "dir"),
+    (Operation.CREATE, "mknod", lambda g: os.mknod(f"{g.forbidden}/fifo", stat.S_IFIFO | 0o600), "fifo"),
+    (Operation.CREATE, "symlink", lambda g: os.symlink("x", f"{g.forbidden}/symlink"), "symlink"),
+    (Operation.CREATE, "link", lambda g: os.link(f"{g.directory}/allowed", f"{g.forbidden}/linked"), "linked"),
+    (Operation.CREATE, "rename", lambda g: os.rename(f"{g.directory}/movable", f"{g.forbidden}/moved"), "moved"),
     (Operation.DELETE, "unlink", lambda g: os.unlink(f"{g.forbidden}/delete"), None),
     (Operation.DELETE, "rmdir", lambda g: os.rmdir(f"{g.forbidden}/rmdir"), None),
     (Operation.RENAME, "rename", lambda g: os.rename(f"{g.forbidden}/rename", f"{g.directory}/renamed"), None),
     (Operation.LINK, "link", lambda g: os.link(f"{g.forbidden}/link", f"{g.directory}/linked"), None),
     (Operation.ATTR, "chmod", lambda g: os.chmod(f"{g.forbidden}/chmod", 0o600), None),
     (Operation.ATTR, "chown", lambda g: os.chown(f"{g.forbidden}/chown", 1, 1), None),
+    (Operation.ATTR, *attributes.ATTEMPTS[0], None),
     (Operation.CONNECT, "connect over IPv4", _connect(socket.AF_INET, "127.0.0.1"), None),
     (Operation.CONNECT, "connect over IPv6", _connect(socket.AF_INET6, "::1"), None),
     (Operation.CONNECT, "connect over IPv4 mapped", _connect(socket.AF_INET6, "::ffff:127.0.0.1"), None),
@@ -230,15 +237,9 @@ ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
 #: What only the LSM tier sees.
 LSM_ATTEMPTS: tuple[tuple[Operation, str, Attempt, str | None], ...] = (
     (Operation.READ, "descriptor from another process", _receive, None),
-    (Operation.WRITE, "truncate", _truncate, None),
-    *((Operation.ATTR, name, attempt, None) for name, attempt in attributes.ATTEMPTS),
+    *((Operation.ATTR, name, attempt, None) for name, attempt in attributes.ATTEMPTS[1:]),
     (Operation.UNIX, "datagram to a path", _reach("datagram", socket.SOCK_DGRAM), None),
     (Operation.PTRACE, "TIOCSTI", guarded.type_into_terminal, None),
-    (Operation.CREATE, "mkdir", lambda g: os.mkdir(f"{g.forbidden}/dir"), "dir"),
-    (Operation.CREATE, "mknod", lambda g: os.mknod(f"{g.forbidden}/fifo", stat.S_IFIFO | 0o600), "fifo"),
-    (Operation.CREATE, "symlink", lambda g: os.symlink("x", f"{g.forbidden}/symlink"), "symlink"),
-    (Operation.CREATE, "link", lambda g: os.link(f"{g.directory}/allowed", f"{g.forbidden}/linked"), "linked"),
-    (Operation.CREATE, "rename", lambda g: os.rename(f"{g.directory}/movable", f"{g.forbidden}/moved"), "moved"),
 )  # fmt: skip
 
 ATTEMPTS_WITHOUT_OBJECT: tuple[tuple[Operation, str, Attempt, str | None], ...] = (

@@ -77,10 +77,12 @@ NOTES: Mapping[Tier, Mapping[Operation, str]] = {
     Tier.REACT: {
         Operation.EXEC: "killed before its first instruction; a script by its name, and when its interpreter opens it",
         Operation.READ: "killed after the open, before the descriptor can be used (but another thread could race)",
-        Operation.WRITE: "killed after the open: O_TRUNC has already emptied the file; truncate(2) is not seen",
-        Operation.CREATE: "killed after the open: the empty file is there; "
-        "mkdir, mknod, symlink, link and rename are not seen",
-        **dict.fromkeys(PART_OF_WRITE, "not seen: this kernel has no BPF LSM"),
+        Operation.WRITE: "killed after the open: O_TRUNC, like truncate(2), has already emptied the file",
+        Operation.CREATE: "killed after the open: the empty file is there, "
+        "and so is what mkdir, mknod, symlink, link and rename made",
+        **dict.fromkeys(
+            PART_OF_WRITE, "killed once it is done; by names that lead through a symbolic link it is not seen"
+        ),
         Operation.PTRACE: "killed once it has attached to a process, or read or written its memory; /proc/PID of "
         "others and typing into terminals are not seen",
         Operation.SIGNAL: "killed once it was sent, or the limit changed; stopping its own process group is free",
@@ -104,7 +106,10 @@ NOTES: Mapping[Tier, Mapping[Operation, str]] = {
 }
 
 #: What the react tier has to judge when a ring is asked for it.
-_BY_RING = tuple(Operation[name] for name in ("READ", "WRITE", "CREATE", "CONNECT", "SEND", "LISTEN", "UNIX"))
+_BY_RING = (
+    *(Operation[name] for name in ("READ", "WRITE", "CREATE", "CONNECT", "SEND", "LISTEN", "UNIX")),
+    *PART_OF_WRITE,
+)
 
 #: Which operations go blind when a program is missing (names of bpf/*.bpf.c and process.bpf.h).
 PROGRAM_OPERATIONS: Mapping[str, tuple[Operation, ...]] = {

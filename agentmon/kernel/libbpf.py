@@ -7,6 +7,7 @@ Works with libbpf 1.1 (Debian 12) and later. Every failure becomes a :class:`~ag
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -169,7 +170,8 @@ class Map:
         """Sets one element. Raises KernelError (for instance when the map is full)."""
         if self._lib.bpf_map_update_elem(self.fd, key, value, flags):
             code = ctypes.get_errno()
-            raise KernelError(f"cannot write a BPF map element: {os.strerror(code)}")
+            why = "it is full" if code == errno.E2BIG else os.strerror(code)
+            raise KernelError(f"cannot write a BPF map element: {why}")
 
     def lookup(self, key: bytes) -> bytes | None:
         """The element's value, or None."""

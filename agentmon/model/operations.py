@@ -175,13 +175,13 @@ class Tier(enum.IntEnum):
 #: What a tier claims to see, and to punish: it has happened when the process dies.
 DETECTED: dict[Tier, tuple[Operation, ...]] = {
     Tier.LSM: (),
-    Tier.REACT: (Operation.PTRACE, Operation.SIGNAL, Operation.MOUNT, Operation.MODULE),
+    Tier.REACT: (*PART_OF_WRITE, Operation.PTRACE, Operation.SIGNAL, Operation.MOUNT, Operation.MODULE),
 }
 
 #: What each tier claims to stop: `enforcing` means that a canary of each was really stopped, and of `DETECTED` seen.
 CLAIMED = {
     Tier.LSM: OPERATIONS,
-    Tier.REACT: tuple(o for o in OPERATIONS if o not in (*PART_OF_WRITE, *DETECTED[Tier.REACT])),
+    Tier.REACT: tuple(o for o in OPERATIONS if o not in DETECTED[Tier.REACT]),
 }
 
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * ring openat|openat2|write PATH [sqpoll], ring connect|send PORT [sqpoll], ring unix PATH [sqpoll], ring listen PORT
- * [sqpoll]: one request through io_uring. Prints what is in the file, or "ok"; "errno N" from the completion;
+ * [sqpoll], ring unlink|mkdir|rename|link|symlink PATH [sqpoll]: one request through io_uring. Prints what is in the file, or "ok"; "errno N" from the completion;
  * "no ring: errno N" if the kernel gives none. sqpoll: a thread of the kernel takes the request, with no system call.
  * Ports are UDP, of listen TCP, on 127.0.0.1; unix is a stream; write is four bytes to a file that is opened as ever.
+ * What rename, link and symlink make is PATH with a 2 behind it.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -33,7 +34,8 @@ int main(int argc, char **argv)
 	int ring = syscall(SYS_io_uring_setup, 4, &p), n;
 	struct io_uring_sqe *sqe;
 	struct io_uring_cqe *cqe;
-	char *sq, *cq, text[4096];
+	char *sq, *cq, text[4096], other[4096];
+	int names = 1;
 
 	if (ring < 0) {
 		printf("no ring: errno %d\n", errno);
@@ -49,10 +51,25 @@ int main(int argc, char **argv)
 		sqe->opcode = argv[1][6] ? IORING_OP_OPENAT2 : IORING_OP_OPENAT;
 		sqe->fd = AT_FDCWD;
 		sqe->addr = (unsigned long)argv[2];
+		names = 0;
 		if (argv[1][6]) {
 			sqe->len = sizeof(how);
 			sqe->off = (unsigned long)&how;
 		}
+	} else if (!strcmp(argv[1], "unlink") || !strcmp(argv[1], "mkdir")) {
+		sqe->opcode = *argv[1] == 'u' ? IORING_OP_UNLINKAT : IORING_OP_MKDIRAT;
+		sqe->fd = AT_FDCWD;
+		sqe->addr = (unsigned long)argv[2];
+		sqe->len = *argv[1] == 'u' ? 0 : 0700;
+	} else if (!strcmp(argv[1], "rename") || !strcmp(argv[1], "link") || !strcmp(argv[1], "symlink")) {
+		sqe->opcode = *argv[1] == 'r'	? IORING_OP_RENAMEAT
+			      : *argv[1] == 'l' ? IORING_OP_LINKAT
+						: IORING_OP_SYMLINKAT;
+		snprintf(other, sizeof(other), "%s2", argv[2]);
+		sqe->fd = AT_FDCWD;
+		sqe->addr = (unsigned long)argv[2];
+		sqe->len = *argv[1] == 's' ? 0 : AT_FDCWD;
+		sqe->off = (unsigned long)other;
 	} else if (!strcmp(argv[1], "write")) {
 		sqe->fd = open(argv[2], O_WRONLY);
 		sqe->opcode = IORING_OP_WRITE;
@@ -102,7 +119,7 @@ int main(int argc, char **argv)
 		puts("ok");
 		fflush(stdout);
 		pause();
-	} else if (sqe->opcode != IORING_OP_SENDMSG && sqe->opcode != IORING_OP_WRITE) {
+	} else if (!names) {
 		n = read(cqe->res, text, sizeof(text));
 		fwrite(text, 1, n > 0 ? n : 0, stdout);
 		return 0;
