@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from graphlib import CycleError, TopologicalSorter
+from typing import Final
 
 from agentmon.model.operations import Action, Operation
 from agentmon.plan.plan import CHANGES, NETWORK, REACHES, Part, Plan, Step
 from agentmon.policy.glob import did_you_mean
-from agentmon.policy.rules import Complaints, Place
+from agentmon.policy.rules import Complaints, Place, Rule
 
 Placer = Callable[..., Place]
+_PLAIN: Final = ("id", "pack", "place", "operations", "action", "reason", "quiet", "observe", "marks", "implied")
+#: What a rule may say of when it holds, and of what.
+_NARROW: Final = tuple(each.name for each in fields(Rule) if each.name not in _PLAIN)
 
 
 def order(steps: Sequence[Step]) -> list[Step]:
@@ -89,25 +94,35 @@ def check_step(step: Step, place: Placer, complaints: Complaints) -> None:
         complaints.add(place(*key), f"step `{step.id}`: {message}")
 
 
+def check_agent(agent: Part, place: Placer, complaints: Complaints) -> None:
+    """The same, outside of all steps."""
+    for message, key in _of_part(agent):
+        complaints.add(place(*key), f"`agent`: {message}")
+
+
 def _contradictions(step: Step) -> Iterator[tuple[str, tuple[int | str, ...]]]:
     part, limits = step.part, step.limits
     for name in step.needs:
         if name in step.after:
-            yield f"`needs` and `after` both name `{name}`: keep `needs`", ("after",)
+            yield f"`needs` and `after` both name `{name}`; keep `needs`", ("after",)
     if step.once and step.repeat:
-        yield "`once` and `repeat` contradict each other: keep one", ("repeat",)
+        yield "`once` and `repeat` contradict each other; keep one", ("repeat",)
     if part.read_only and limits.max_write_bytes:
-        yield "`read-only` leaves nothing to write, so `max-write` says nothing: keep one", ("max-write",)
+        yield "`read-only` leaves nothing to write, so `max-write` says nothing; keep one", ("max-write",)
     if part.read_only and limits.max_files:
-        yield "`read-only` leaves no file to change, so `max-files` says nothing: keep one", ("max-files",)
+        yield "`read-only` leaves no file to change, so `max-files` says nothing; keep one", ("max-files",)
     if limits.max_files == 0 and not part.read_only:
-        yield "`max-files: 0` is `read-only: true`: write that", ("max-files",)
+        yield "`max-files: 0` is `read-only: true`; write that", ("max-files",)
     if limits.max_procs == 0:
-        yield "`max-procs: 0` leaves no room for the step itself: write 1 or more", ("max-procs",)
+        yield "`max-procs: 0` leaves no room for the step itself; write 1 or more", ("max-procs",)
     if limits.timeout_s == 0:
-        yield "`timeout: 0` is over before it begins: write such as `10min`", ("timeout",)
+        yield "`timeout: 0` is over before it begins; write such as `10min`", ("timeout",)
+    yield from _of_part(part)
+
+
+def _of_part(part: Part) -> Iterator[tuple[str, tuple[int | str, ...]]]:
     if part.no_network and part.hosts:
-        yield "`no-network` and `hosts` contradict each other: keep one", ("hosts",)
+        yield "`no-network` and `hosts` contradict each other; keep one", ("hosts",)
     closed = (("read-only", part.read_only, CHANGES), ("no-network", part.no_network, NETWORK),
               ("no-exec", part.no_exec, (Operation.EXEC,)))  # fmt: skip
     for word, so, operations in closed:
@@ -116,23 +131,34 @@ def _contradictions(step: Step) -> Iterator[tuple[str, tuple[int | str, ...]]]:
         for i, rule in enumerate(part.rules):
             if rule.action <= Action.HOLD and any(o in operations for o in rule.operations):
                 both = next(o for o in rule.operations if o in operations).word
-                yield f"`{word}` contradicts rule `{rule.id}`, which allows `{both}`: keep one", ("rules", i, "action")
+                yield f"`{word}` contradicts rule `{rule.id}`, which allows `{both}`; keep one", ("rules", i, "action")
         for operation, may in part.defaults.items():
             if may and operation in operations:
                 yield (
-                    f"`{word}` contradicts `default: {{{operation.word}: allow}}`: keep one",
+                    f"`{word}` contradicts `default: {{{operation.word}: allow}}`; keep one",
                     ("default", operation.word),
                 )
     if part.hosts:
+        for i, rule in enumerate(part.rules):
+            if rule.action >= Action.DENY and Operation.CONNECT in rule.operations and _for_all(rule):
+                yield (
+                    f"`hosts` contradicts rule `{rule.id}`, which denies `connect` to all: keep one",
+                    ("rules", i, "action"),
+                )
         for operation, may in part.defaults.items():
             if may and operation in REACHES:
                 yield (
-                    f"`hosts` says nothing beside `default: {{{operation.word}: allow}}`: keep one",
+                    f"`hosts` says nothing beside `default: {{{operation.word}: allow}}`; keep one",
                     (
                         "default",
                         operation.word,
                     ),
                 )
+
+
+def _for_all(rule: Rule) -> bool:
+    """Whether nothing narrows a rule: neither objects nor conditions, nor exceptions."""
+    return not any(getattr(rule, name) for name in _NARROW)
 
 
 def warnings(plan: Plan) -> Iterator[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentmon.model.operations import Operation
-from agentmon.plan.check import check_graph, check_step
+from agentmon.plan.check import check_agent, check_graph, check_step
 from agentmon.plan.plan import Limits, OnViolation, Part, Plan, Start, Step
 from agentmon.plan.schema import MARK, PartModel, PlanModel, StepModel, part_keys, plan_keys, step_keys
 from agentmon.plan.units import parse_count, parse_duration, parse_size
@@ -102,7 +102,10 @@ class _Loader:
         if model is None:
             left = {key: value for key, value in data.items() if key not in {str(e[0][0]) for e in errors if e[0]}}
             model, _ = schema.validate_as(PartModel, left, part_keys)
-        return self._part(model, ("agent",)) if model else Part()
+        agent = self._part(model, ("agent",)) if model else Part()
+        if not errors:
+            check_agent(agent, self._placer(("agent",)), self.complaints)
+        return agent
 
     def _step(self, data: Any, number: int, on_violation: OnViolation) -> Step | None:
         at: Location = ("steps", number)

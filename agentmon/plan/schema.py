@@ -23,6 +23,23 @@ def _starts(value: Any) -> Any:
     return value
 
 
+def _way(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError('is no way to start; write a program as `{exe: "**/git"}`, or `mark`')  # noqa: TRY004  # pydantic's
+    return value
+
+
+def _said(value: Any) -> Any:
+    if value is None:
+        # not as if the key were not there: that would be no limit at all
+        raise ValueError("is empty; give it a value, or leave it out")
+    return value
+
+
+#: A word that is there, if its key is.
+Word = Annotated[str | None, BeforeValidator(_said)]
+
+
 class StartModel(Model):
     """One way to start a step: a program, by its file and its arguments; or a mark."""
 
@@ -49,15 +66,17 @@ class StepModel(PartModel):
     description: Prose = ""
     needs: Texts = Field(default_factory=list)
     after: Texts = Field(default_factory=list)
-    starts: Annotated[list[StartModel], BeforeValidator(_starts)] = Field(default_factory=list)
-    max_write: str | None = Field(default=None, alias="max-write")
-    max_files: str | None = Field(default=None, alias="max-files")
-    max_procs: str | None = Field(default=None, alias="max-procs")
-    timeout: str | None = None
+    starts: Annotated[list[Annotated[StartModel, BeforeValidator(_way)]], BeforeValidator(_starts)] = Field(
+        default_factory=list
+    )
+    max_write: Word = Field(default=None, alias="max-write")
+    max_files: Word = Field(default=None, alias="max-files")
+    max_procs: Word = Field(default=None, alias="max-procs")
+    timeout: Word = None
     once: Truth = False
     repeat: Truth = False
     exit: Texts = Field(default_factory=lambda: ["0"])
-    on_violation: str | None = Field(default=None, alias="on-violation")
+    on_violation: Word = Field(default=None, alias="on-violation")
 
 
 class PlanModel(Model):

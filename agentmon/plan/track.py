@@ -93,10 +93,15 @@ class _Run:
 
 
 class Tracker:
-    """One session under a plan. Processes are any hashable keys; times are in seconds, of one clock."""
+    """One session under a plan. Processes are any hashable keys; times are in seconds, of one clock.
 
-    def __init__(self, bound: BoundPlan) -> None:
+    ``reacts``: as in the react tier, what is written is told of when it has happened; a step that has written too much
+    may nothing more.
+    """
+
+    def __init__(self, bound: BoundPlan, *, reacts: bool = False) -> None:
         self.bound = bound
+        self._reacts = reacts
         self.steps = bound.plan.steps
         self._needs = [[bound.number(need) for need in step.needs] for step in self.steps]
         self._after = [[bound.number(need) for need in step.after] for step in self.steps]
@@ -157,7 +162,7 @@ class Tracker:
     def fork(self, parent: Hashable, child: Hashable, now_s: float = 0.0) -> Ruling:
         """A process makes another. A thread is none."""
         known = self._processes[parent]
-        limited = self._late_ruling(known, now_s) or self._full(known.step)
+        limited = self._over_ruling(known, now_s) or self._full(known.step)
         if limited:
             return limited
         self._processes[child] = _Process(known.step, known.exe)
@@ -182,7 +187,7 @@ class Tracker:
         else:
             ruling = None
         if ruling is None:
-            late = self._late_ruling(known, now_s)
+            late = self._over_ruling(known, now_s)
             ruling = late or self._judge(known, Operation.EXEC, path, situation)
         if not _goes_on(ruling, policy, approved):
             return ruling
@@ -197,7 +202,7 @@ class Tracker:
     ) -> Ruling:  # fmt: skip
         """Anything but running a program. ``file``: what tells the file from others (default: its path)."""
         known = self._processes[process]
-        ruling = self._late_ruling(known, now_s) or self._judge(known, operation, target, situation)
+        ruling = self._over_ruling(known, now_s) or self._judge(known, operation, target, situation)
         if known.step == OUTSIDE or operation not in CHANGES or ruling.action >= Action.DENY:
             return ruling
         step, run = self.steps[known.step], self._runs[known.step]
@@ -210,15 +215,16 @@ class Tracker:
         return ruling
 
     def wrote(self, process: Hashable, count_bytes: int, now_s: float = 0.0) -> Ruling:
-        """A process is about to write that much to a file."""
+        """A process is about to write that much to a file (or has, if the tracker ``reacts``)."""
         known = self._processes[process]
         if known.step == OUTSIDE:
             return Ruling(Action.ALLOW)
-        late = self._late_ruling(known, now_s)
+        late = self._over_ruling(known, now_s)
         if late:
             return late
         run, most = self._runs[known.step], self.steps[known.step].limits.max_write_bytes
         if most is not None and run.written + count_bytes > most:
+            run.written += count_bytes if self._reacts else 0
             return self._forbid(known.step, Operation.WRITE, Violation.TOO_MUCH, f"max-write {most}")
         run.written += count_bytes
         return Ruling(Action.ALLOW, self.steps[known.step].id)
@@ -243,7 +249,7 @@ class Tracker:
         run = self._runs[number]
         if not self._may_begin(number) and not (run.alive and self.steps[number].repeat):
             return self._starting(number, self._why_not(number), now_s)
-        limited = self._late_run(number, now_s) or self._full(number)
+        limited = self._over_run(number, now_s) or self._full(number)
         if limited:
             return limited
         known.marked = True
@@ -315,7 +321,7 @@ class Tracker:
     def _starting(self, number: int, violation: Violation | None, now_s: float) -> Ruling:
         step = self.steps[number]
         if violation is None:
-            return self._late_run(number, now_s) or self._full(number) or Ruling(Action.ALLOW, step.id, rule="starts")
+            return self._over_run(number, now_s) or self._full(number) or Ruling(Action.ALLOW, step.id, rule="starts")
         why = {
             Violation.RUNNING: f"step {step.id} is under way",
             Violation.DONE: f"step {step.id} was begun before, and is not to be repeated",
@@ -395,17 +401,20 @@ class Tracker:
         run, limit = self._runs[number], self.steps[number].limits.timeout_s
         return bool(run.alive) and limit is not None and now_s - run.began_s > limit
 
-    def _late_ruling(self, process: _Process, now_s: float) -> Ruling | None:
-        return None if process.step == OUTSIDE else self._late_run(process.step, now_s)
+    def _over_ruling(self, process: _Process, now_s: float) -> Ruling | None:
+        return None if process.step == OUTSIDE else self._over_run(process.step, now_s)
 
-    def _late_run(self, number: int, now_s: float) -> Ruling | None:
-        if not self._late(number, now_s):
+    def _over_run(self, number: int, now_s: float) -> Ruling | None:
+        limits = self.steps[number].limits
+        if self._late(number, now_s):
+            violation, why = Violation.OVERTIME, f"timeout {limits.timeout_s:.0f} s"
+        elif limits.max_write_bytes is not None and self._runs[number].written > limits.max_write_bytes:
+            violation, why = Violation.TOO_MUCH, f"max-write {limits.max_write_bytes}"
+        else:
             return None
-        limit = self.steps[number].limits.timeout_s
         how = self.steps[number].on_violation
-        action = Action.DENY if how is OnViolation.HOLD else how.action  # no answer gives the time back
-        why = f"timeout {limit:.0f} s"
-        return Ruling(action, self._name(number), Violation.OVERTIME, why, why, how is OnViolation.PAUSE)
+        action = Action.DENY if how is OnViolation.HOLD else how.action  # no answer gives time or room
+        return Ruling(action, self._name(number), violation, why, why, how is OnViolation.PAUSE)
 
 
 def _goes_on(ruling: Ruling, policy: Action, approved: bool) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.model.events import StepEvent, Stepping
-from agentmon.model.operations import Action, Operation
+from agentmon.model.operations import Action, Operation, Tier
 from agentmon.plan.bind import bind_plan
 from agentmon.plan.load import load_text
 from agentmon.plan.track import State, Tracker
@@ -203,7 +203,9 @@ def _marks(session: Session, asked: int, told: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_the_kernel_keeps_a_plan_as_the_reference_does(fence: Fence, program: Program, ground: Path, seed: int) -> None:
+def test_the_kernel_keeps_a_plan_as_the_reference_does(
+    fence: Fence, program: Program, tier: Tier, ground: Path, seed: int
+) -> None:
     rng = random.Random(seed)
     for i in range(PROGRAMS + 1):
         shutil.copy(program("puppet"), ground / f"p{i}")
@@ -219,7 +221,7 @@ def test_the_kernel_keeps_a_plan_as_the_reference_does(fence: Fence, program: Pr
         servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64)) for _ in range(2)]
         ports = [server.getsockname()[1] for server in servers]
         text = plan_text(rng, ground, ports)
-        tracker = Tracker(bind_plan(load_text(text, "plan.yaml"), HERE))
+        tracker = Tracker(bind_plan(load_text(text, "plan.yaml"), HERE), reacts=tier is Tier.REACT)
         session = stack.enter_context(fence.session(f"policy: open\n{ALLOW_ALL}", plan=text))
         child = session.start(lambda: act(ground, ports, mark, len(tracker.steps), seed, 40))
         os.close(ask)

@@ -684,6 +684,28 @@ steps:
     assert [(reason, step) for _, reason, step in blocked(outcome)] == [("PLAN_BYTES", 0)]
 
 
+def test_each_child_of_a_step_does_not_write_too_much_once(fence: Fence, tier: Tier, tools: Path) -> None:
+    """What was written too much counts, and the step may nothing more: else a loop of forks would write without end."""
+    plan = """
+plan: p
+agent: {rules: [{id: any, on: [write, create], action: allow}]}
+steps:
+  - {id: fetch, starts: {exe: "**/fetch"}, max-write: 1000, exit: any, repeat: true}
+"""
+    text = "for i in 1 2 3 4; do (printf '%5000s' x > $0/out$i) & wait; done; exit 0"
+    with fence.session(OPEN, plan=plan) as session:
+        outcome = session.run(
+            lambda: [run(tools / "fetch", "-c", text, str(tools)), run(tools / "fetch", "-c", text, str(tools))]
+        )
+        events = [e.reason for e in outcome.events if isinstance(e, StepEvent) and e.reason]
+    written = sum(file.stat().st_size for file in tools.glob("out*"))
+    assert written == (5000 if tier is Tier.REACT else 0)
+    assert {reason for _, reason, _ in blocked(outcome)} == {"PLAN_BYTES"}
+    if tier is Tier.REACT:
+        assert outcome.value[1] == -signal.SIGKILL  # nor does it begin again
+        assert set(events) == {Reason.PLAN_BYTES}
+
+
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long

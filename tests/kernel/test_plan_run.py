@@ -82,6 +82,14 @@ def test_what_a_step_forbids_names_step_and_rule(served: Host, policy: Path, too
     assert not [r for r in records(served, last_session(served)) if r["kind"] == "mismatch"]
 
 
+def test_a_fork_too_many_is_told_of_with_step_and_reason(served: Host, policy: Path, tools: Path) -> None:
+    plan = (tools / "plan.yaml").read_text().replace('fetch"}}', 'fetch"}, max-procs: 1, exit: any}')
+    (tools / "plan.yaml").write_text(plan)
+    done = run(served, policy, tools, "$T/fetch -c '(exit 0); exit 0'; echo end")
+    assert "1 operation(s) blocked" in done.stderr
+    assert "refused fetch: the plan (step fetch has as many processes as it may)" in done.stderr
+
+
 def test_ps_shows_where_the_plan_is(served: Host, policy: Path, tools: Path) -> None:
     words = ["run", "-p", policy, "--plan", tools / "plan.yaml", "--", tools / "agent", "-c"]
     script = f"{tools}/fetch -c 'exit 0'; {tools}/build -c 'read line'; read line"
@@ -135,6 +143,7 @@ def test_python_marks_a_step_in_its_turn(served: Host, policy: Path, tools: Path
         f"{python} $T/mark.py build; $T/fetch -c 'exit 0'; {python} $T/mark.py build; {python} $T/mark.py push;"
         f" {python} $T/mark.py nothing",
     )  # fmt: skip
+    assert "2x refused build: the plan (step build may not begin yet: it comes after fetch)" in done.stderr
     assert done.stdout.splitlines() == [
         *["step build may not begin yet: it comes after fetch"] * 2,
         *["in it"] * 2,

@@ -151,6 +151,7 @@ class _Reader:
         self._run_of: dict[ProcessKey, _Run | None] = {}
         self._latest: dict[int, ProcessKey] = {}
         self._judged: dict[ProcessKey, bytes] = {}
+        self._killed: set[ProcessKey] = set()  # before the first instruction of a program
         self._files: dict[str, bytes] = {}  # by the name that the kernel gives what runs it
         self._agent: ProcessKey | None = None
         self._started = False
@@ -187,6 +188,8 @@ class _Reader:
 
     def _exec(self, key: ProcessKey, record: Record) -> None:
         file = self._judged.pop(key, self._files.get(record.comm, b""))
+        if key in self._killed:
+            return
         if self._run_of.get(key) is not None or not file:
             return
         program = place(file, self._variables, changing=False).pattern()
@@ -228,6 +231,8 @@ class _Reader:
         did = self._into.steps[run.program].did if run else self._into.outside
         if record.blocked:
             did.blocked += 1
+            if operation is Operation.EXEC and "killed" in record.flags.split(","):
+                self._killed.add(key)
             return
         try:
             target = target_of(operation, record.object)

@@ -118,3 +118,19 @@ def test_what_was_blocked_or_failed_is_said_and_not_allowed() -> None:
     assert plan.steps[0].part.read_only
     assert "# not known: what 1 actions would have led to that were blocked" in text
     assert "# not known: whether it counts as done when it ends with status 2" in text
+
+
+def test_a_program_that_was_killed_as_it_began_has_not_been_run() -> None:
+    """The react tier ends a refused program when the one before is gone: the log has its exec, and its end."""
+    log = Session()
+    log.step("/usr/bin/make")
+    pid = log.starts("/usr/bin/make")
+    refused = log.records[-2]
+    assert (refused.kind, refused.operation) == ("decision", "exec")
+    log.records[-2] = refused._replace(verdict="deny", flags="killed,plan")
+    log.exits(pid, "signal 9")
+    plan, text = infer(log)
+    [make] = plan.steps
+    assert not make.repeat
+    assert "run once" in text
+    assert "signal 9" not in text

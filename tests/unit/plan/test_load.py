@@ -87,6 +87,13 @@ def test_a_plan_is_understood() -> None:
         ("[{id: a}]", "step `a` has no way to start; add `starts: {exe: …}` or `starts: mark`"),
         ("[{starts: mark}]", "`id` is missing; add `id: …`"),
         ("[{id: a, starts: }]", "`starts` is empty; name a program"),
+        ("[{id: a, starts: '**/git'}]", 'is no way to start; write a program as `{exe: "**/git"}`, or `mark`'),
+        ("[{id: a, starts: [mark, Mark]}]", 'is no way to start; write a program as `{exe: "**/git"}`, or `mark`'),
+        ("[{id: a, starts: mark, max-write: }]", "`max-write` is empty; give it a value, or leave it out"),
+        ("[{id: a, starts: mark, max-files: }]", "`max-files` is empty; give it a value, or leave it out"),
+        ("[{id: a, starts: mark, max-procs: }]", "`max-procs` is empty; give it a value, or leave it out"),
+        ("[{id: a, starts: mark, timeout: null}]", "`timeout` is empty; give it a value, or leave it out"),
+        ("[{id: a, starts: mark, on-violation: }]", "`on-violation` is empty; give it a value, or leave it out"),
         ("[{id: a, starts: {argv: [x]}}]", "a way to start names its program; add `exe`, or write `mark`"),
         ("[{id: a, starts: {exe: /x, mark: true}}]", "a mark is no program; write two ways"),
         ("[{id: a, starts: {exe: git}}]", "p.yaml:2:31: in `git`: a pattern starts with `/`, `~`"),
@@ -124,16 +131,17 @@ def test_each_mistake_has_its_place_and_a_remedy(steps: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("constraints", "said"),
     [
-        ("once: true, repeat: true", "`once` and `repeat` contradict each other: keep one"),
+        ("once: true, repeat: true", "`once` and `repeat` contradict each other; keep one"),
         ("read-only: true, max-write: 1M", "`read-only` leaves nothing to write, so `max-write` says nothing"),
         ("read-only: true, max-files: 3", "`read-only` leaves no file to change"),
-        ("max-files: 0", "`max-files: 0` is `read-only: true`: write that"),
+        ("max-files: 0", "`max-files: 0` is `read-only: true`; write that"),
         ("max-procs: 0", "`max-procs: 0` leaves no room for the step itself"),
         ("timeout: 0s", "`timeout: 0` is over before it begins"),
         ("no-network: true, hosts: a.example", "`no-network` and `hosts` contradict each other"),
         ("read-only: true, rules: [{id: w, on: create, action: allow}]", "`read-only` contradicts rule `w`, which"),
         ("no-exec: true, rules: [{id: w, on: exec, action: audit}]", "`no-exec` contradicts rule `w`, which allows `e"),
         ("no-network: true, default: {bind: allow}", "`no-network` contradicts `default: {bind: allow}`"),
+        ("hosts: a.example, rules: [{id: w, on: connect, action: kill}]", "`hosts` contradicts rule `w`, which denies"),
         ("hosts: a.example, default: {connect: allow}", "`hosts` says nothing beside `default: {connect: allow}`"),
     ],
 )  # fmt: skip
@@ -143,9 +151,27 @@ def test_contradictory_constraints_are_refused(constraints: str, said: str) -> N
     assert complaint.startswith("p.yaml:3:")
 
 
+@pytest.mark.parametrize(
+    ("constraints", "said"),
+    [
+        ("read-only: true, rules: [{id: w, on: create, action: allow}]", "`read-only` contradicts rule `w`, which"),
+        ("no-network: true, hosts: a.example", "`no-network` and `hosts` contradict each other; keep one"),
+        ("hosts: a.example, rules: [{id: w, on: [connect, send], action: deny}]", "`hosts` contradicts rule `w`"),
+    ],
+)
+def test_what_the_agent_may_outside_of_steps_is_no_contradiction_either(constraints: str, said: str) -> None:
+    (complaint,) = complaints(f"plan: p\nagent: {{{constraints}}}\nsteps: [{{id: a, starts: mark}}]\n")
+    assert complaint.startswith("p.yaml:2:")
+    assert "`agent`: " + said in complaint
+
+
 def test_constraints_that_go_together_are_not_refused() -> None:
     load("plan: p\nsteps:\n  - {id: a, starts: mark, read-only: true, max-write: 0, no-exec: true, max-procs: 1}\n")
     load("plan: p\nsteps:\n  - {id: a, starts: mark, read-only: true, rules: [{id: r, on: write, action: deny}]}\n")
+    load(
+        "plan: p\nsteps:\n  - {id: a, starts: mark, hosts: a.example,"
+        " rules: [{id: r, on: connect, cidrs: [10.0.0.0/8], action: deny}]}\n"
+    )
 
 
 def test_a_circle_is_drawn_and_what_waits_for_it_is_named() -> None:

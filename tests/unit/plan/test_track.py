@@ -335,6 +335,19 @@ def test_bytes_are_counted_over_all_runs() -> None:
     assert t.wrote(AGENT, 1000).passes
 
 
+def test_who_has_written_too_much_may_nothing_more_where_it_is_told_when_it_has_happened() -> None:
+    text = "plan: p\nsteps: [{id: a, starts: mark, max-write: 10, repeat: true}]"
+    tracker = Tracker(bind_plan(load_text(text, "p.yaml"), HERE), reacts=True)
+    tracker.enrol(1)
+    assert tracker.begin(1, "a").passes
+    assert tracker.wrote(1, 10).passes
+    assert tracker.fork(1, 2).passes
+    assert tracker.wrote(1, 1).violation is Violation.TOO_MUCH
+    said = [tracker.fork(1, 3), tracker.attempt(2, Operation.READ, b"/x"), tracker.begin(1, "a")]
+    assert [ruling.violation for ruling in said[:2]] == [Violation.TOO_MUCH] * 2
+    assert not said[2].passes
+
+
 def test_files_are_counted_once_each() -> None:
     t = tracker("  - {id: a, starts: {exe: /a}, max-files: 2}")
     run(t, 10, "/a")
