@@ -181,7 +181,7 @@ def _sum_up(summary: dict[str, Any], session: str) -> None:
     total = sum(kind["count"] for kind in summary["blocked_kinds"])
     say(f"session `{session}`: {total} operation(s) blocked")
     for kind in summary["blocked_kinds"][:20]:
-        rule = kind["rule"] or "default"
+        rule = kind["rule"] or ("the plan" if kind["operation"] == "refused" else "default")
         times = f"{kind['count']}x " if kind["count"] > 1 else ""
         reason = f" ({kind['reason']})" if kind["reason"] else ""
         print(clean(f"  {times}{attempt(kind['operation'], kind['object'])}: {rule}{reason}"), file=sys.stderr)

@@ -211,7 +211,7 @@ class Daemon:
         if census is None:
             return  # nobody to ask about, or everybody forks: again after RECONCILE_S
         alive = {key: state.session for key, state in census.processes.items()}
-        self.execute_all(self.engine.reconcile(alive, time.time_ns(), census.newborn))
+        self.execute_all(self.engine.reconcile(alive, time.time_ns(), census.newborn, enrolment.describe))
         self.settle()
 
     def report(self, record: Record) -> None:

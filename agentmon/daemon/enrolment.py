@@ -17,7 +17,7 @@ from agentmon.daemon.opens import is_own
 from agentmon.daemon.policies import Prepared, Source
 from agentmon.daemon.requests import Enroll
 from agentmon.daemon.state import SessionState
-from agentmon.engine import Process, Progress, Session
+from agentmon.engine import Process, Progress, Session, unseen
 from agentmon.fingerprint.drift import changed_agent, other_tier
 from agentmon.fingerprint.store import check_name
 from agentmon.host import process
@@ -164,7 +164,7 @@ def _mark(
         daemon.directory.save(state)
         unstoppable = freezer.freeze(state.frozen)
     _check_rights(peer, keys)
-    members = [_process(key) for key in keys]
+    members = [describe(key) for key in keys]
     if request.waiting:
         # it is still agentmon itself, which is no ancestor of what it becomes
         for key in keys:
@@ -332,12 +332,13 @@ def _account(uid: int) -> tuple[str, str]:
     return home, entry.pw_name
 
 
-def _process(key: ProcessKey) -> Process:
+def describe(key: ProcessKey) -> Process:
+    """A process as /proc has it now."""
     try:
         stat = process.stat(key.pid)
         return Process(key, stat.ppid, process.status(key.pid).uids[1], stat.comm)
     except ProcessLookupError:
-        return Process(key, 0, -1, "?")
+        return unseen(key)
 
 
 def _command(pid: int) -> str:

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from agentmon.control.protocol import RefusedError
 from agentmon.daemon import warden
 from agentmon.daemon.gatekeeping import left_in
 from agentmon.daemon.opens import Opens
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
     from agentmon.policy.bind import BoundPolicy
 
-SCOPES = ("once", "session")
 #: A program that is stopped, and not known here by then, is not let run: what told of it was lost.
 LOST_NS = 2_000_000_000
 
@@ -69,7 +69,7 @@ class Holding:
     def __init__(self, daemon: Daemon, gates: dict[str, Gate]) -> None:
         self._daemon = daemon
         self._lot = warden.lot_name(daemon.config.daemon.pins)
-        self._parking = Parking(cgroup2_root(), self._lot)
+        self._parking = Parking(cgroup2_root(), self._lot, self._are_of_its_session)
         self._mover = ThreadPoolExecutor(1, "holding")
         self._writer = ThreadPoolExecutor(1, "held.json")
         self._file = daemon.config.daemon.state / "held.json"
@@ -115,6 +115,11 @@ class Holding:
             why = f"it cannot be held: {error}"
         loop.call_soon_threadsafe(self._parked, waiter, why)
 
+    def _are_of_its_session(self, key: ProcessKey, pids: Collection[int]) -> bool:
+        """In the thread: only the kernel's tables are asked."""
+        sessions = {of.pid: state.session for of, state in self._daemon.monitor.processes().items()}
+        return key.pid in sessions and {sessions.get(pid) for pid in pids} == {sessions[key.pid]}
+
     def _watch_over(self) -> None:
         if self._warden is None or self._warden.poll() is not None:  # somebody may have killed it
             state = self._daemon.config.daemon.state
@@ -139,6 +144,8 @@ class Holding:
     def settle(self, waiters: tuple[Waiter, ...], action: Action, *, remember: bool = True) -> None:
         """Tell the kernel, then let go on who waits for nothing else; what is denied a program, to its end.
 
+        Who goes on and finds no answer, for the kernel could not be told, is denied there.
+
         ``remember``: a refusal counts for a while.
         """
         now_s = time.monotonic()
@@ -147,13 +154,22 @@ class Holding:
                 self._opens.settle(waiter, action, KEPT_REFUSED_S if remember else 0.0)
                 continue
             shown = self._shown.pop((waiter.process, waiter.held), None) if waiter.script else None
-            self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, action, shown)
+            try:
+                self._daemon.monitor.answers.put(waiter.process, waiter.tid, waiter.held, action, shown)
+            except KernelError as error:
+                self._no_room(waiter, error)
             self._settled.append(_Settled(waiter, action, now_s if remember else now_s - KEPT_REFUSED_S + KEPT_S))
         for key in {waiter.process for waiter in waiters}:
             halted = any(waiter.halted for waiter in waiters if waiter.process == key)
             if (halted and action is Action.DENY) or not self._daemon.engine.holds.of(key):
                 self._move(self._unhalt if halted else self._parking.unpark, key)
         self._save_soon()
+
+    def _no_room(self, waiter: Waiter, error: KernelError) -> None:
+        from agentmon.daemon.app import log
+
+        self._daemon.engine.holds.cannot[waiter.held] = f"it cannot be held: {error}"
+        log(f"process {waiter.process.pid} was held, and is denied: {error}")
 
     def _unhalt(self, key: ProcessKey) -> None:
         """In the thread: behind what froze it, which may still be to come when it is answered."""
@@ -208,14 +224,11 @@ class Holding:
         return process.program_file(waiter.process.pid)
 
     def answer(self, approval: Approval, action: Action, scope: str, for_s: float | None, how: str) -> None:
-        """Decide an approval, and with it all that ask the same."""
+        """Decide an approval, and with it all that ask the same.
+
+        Raises RefusedError: the kernel's tables have no room for an approval. Then nobody goes on, all wait as before.
+        """
         daemon = self._daemon
-        session = daemon.engine.session(approval.slot)
-        if action is Action.ALLOW and scope != "once" and session is not None:
-            serial = daemon.states[session.id].serial
-            daemon.monitor.answers.approve(serial, approval.same, for_s)
-            if approval.shown and any(waiter.script for waiter in approval.waiters):
-                daemon.monitor.answers.approve_script(serial, approval.same, approval.shown[1], for_s)
         same = [approval]
         if scope != "once":
             same += [
@@ -223,9 +236,36 @@ class Holding:
                 for q in daemon.engine.holds.open
                 if q is not approval and (q.slot, q.same) == (approval.slot, approval.same)
             ]
+        if action is Action.ALLOW:
+            try:
+                self._tell_kernel_first(same, scope, for_s)
+            except KernelError as error:
+                raise RefusedError(_full(approval, scope, error), "failed") from error
         for one in same:
             daemon.execute_all(daemon.engine.decide(one, action, how, time.time_ns()))
         daemon.settle()
+
+    def _tell_kernel_first(self, approvals: list[Approval], scope: str, for_s: float | None) -> None:
+        """Before anybody goes on: all that these approvals take of the kernel's tables, or nothing.
+
+        Raises KernelError.
+        """
+        answers, approval = self._daemon.monitor.answers, approvals[0]
+        session = self._daemon.engine.session(approval.slot)
+        with contextlib.ExitStack() as undo:
+            for waiter in (waiter for one in approvals for waiter in one.waiters):
+                if waiter.opens and self._opens.reserve(waiter):
+                    undo.callback(self._opens.withdraw, waiter)
+                elif not waiter.opens and answers.reserve(waiter.process, waiter.tid, waiter.held):
+                    undo.callback(answers.withdraw, waiter.process, waiter.tid, waiter.held)
+            if scope != "once" and session is not None:
+                serial = self._daemon.states[session.id].serial
+                if approval.shown and any(waiter.script for waiter in approval.waiters):
+                    # first: without the other it counts for nothing
+                    answers.approve_script(serial, approval.same, approval.shown[1], for_s)
+                    undo.callback(answers.disapprove_script, serial, approval.same, approval.shown[1])
+                answers.approve(serial, approval.same, for_s)
+            undo.pop_all()
 
     def deny_all(self, slot: int, why: str) -> bool:
         """Deny all that a session waits for. Whether all have heard of it, in `HEARD_S`: then its fence may go."""
@@ -242,8 +282,8 @@ class Holding:
         return True
 
     def _heard(self, waiter: Waiter) -> bool:
-        """Whether a denial has become an error, or the end of a program that was not to start."""
-        if waiter.opens or not process.is_alive(waiter.process):
+        """Whether a denial has become an error, or the end of a thread, or of a program that was not to start."""
+        if waiter.opens or not process.is_alive(waiter.process) or not process.has_thread(waiter.process, waiter.tid):
             return True
         return waiter.restarts and self._daemon.monitor.answers.used(waiter.process, waiter.tid, 0)
 
@@ -322,7 +362,7 @@ class Holding:
         self._save()
         self._writer.shutdown()
         if self._warden is not None:
-            self._warden.kill()
+            self._warden.kill()  # it does not hear SIGTERM until the daemon is dead
             self._warden.wait()
 
     def adopt(self) -> None:
@@ -411,6 +451,14 @@ def _approval(row: dict[str, Any]) -> Approval:
     waiters = [Waiter(ProcessKey(*process), *rest) for process, *rest in row["waiters"]]
     shown = tuple(row["shown"]) if row["shown"] else None
     return Approval(**{**row, "waiters": waiters, "recent": tuple(row["recent"]), "shown": shown})
+
+
+def _full(approval: Approval, scope: str, error: KernelError) -> str:
+    if scope == "once":
+        todo = f"in {KEPT_REFUSED_S / 60:g} minutes old answers are taken out: approve it again then, or end a session"
+    else:
+        todo = f"`agentmon approve {approval.id}` (once) takes no room there; what a session was approved ends with it"
+    return f"`{approval.id}` is not approved, and waits on: {error}; {todo} (`agentmon release`)"
 
 
 def _shown(approval: Approval) -> Shown | None:

@@ -174,6 +174,20 @@ class Opens:
         waiting = self._waiting.get((waiter.process, waiter.tid))
         return _shown(waiting.opening.fd) if waiting else None
 
+    def reserve(self, waiter: Waiter) -> bool:
+        """Let the kernel know that it may go on, which it does not before `settle`. Raises KernelError."""
+        waiting = self._waiting.get((waiter.process, waiter.tid))
+        if waiting is not None:
+            self._tell_kernel(waiting)
+        return waiting is not None
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """Undo `reserve`: it waits on."""
+        waiting = self._waiting.get((waiter.process, waiter.tid))
+        if waiting is not None:
+            inode, to_run = waiting.decision.inode[1], waiting.decision.operation is Operation.EXEC
+            self._daemon.monitor.answers.forbid(waiter.process, waiter.tid, inode, to_run=to_run)
+
     def settle(self, waiter: Waiter, action: Action, kept_s: float) -> None:
         """Let an open go on, or fail with `EPERM`; so long, the same thread is refused the same unasked."""
         waiting = self._waiting.pop((waiter.process, waiter.tid), None)
@@ -339,14 +353,25 @@ class Opens:
         return self._daemon.monitor.answers.is_approved(self._daemon.states[session].serial, same)
 
     def _let(self, waiting: _Waiting) -> None:
+        """Of whom the kernel cannot be told, for its table is full, may not go on."""
+        decision = waiting.decision
+        try:
+            self._tell_kernel(waiting)
+        except KernelError as error:
+            self._daemon.engine.holds.why[decision.held] = f"it was approved, and cannot go on: {error}"
+            self._refuse(waiting)
+            return
+        if waiting.gate is not self._gate:
+            self._let_there[decision.process, decision.tid] = waiting.call
+        self._answer(waiting, allow=True)
+
+    def _tell_kernel(self, waiting: _Waiting) -> None:
+        """Raises KernelError."""
         answers, decision, shown = self._daemon.monitor.answers, waiting.decision, _shown(waiting.opening.fd)
         if decision.operation is not Operation.EXEC:
             answers.let_open(decision.process, decision.tid, decision.inode[1], waiting.operations)
         elif shown is not None:
             answers.let_start(decision.process, shown)
-        if waiting.gate is not self._gate:
-            self._let_there[decision.process, decision.tid] = waiting.call
-        self._answer(waiting, allow=True)
 
     def _refuse(self, waiting: _Waiting) -> None:
         self._answer(waiting, allow=False)

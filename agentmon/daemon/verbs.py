@@ -315,7 +315,7 @@ class Verbs:
             "refused", name, "deny", detail=said,
         )  # fmt: skip
         daemon.report(record)
-        session.count_blocked(record)
+        session.count_blocked(record._replace(reason=said))
         daemon.settle()
         raise RefusedError(said, "denied")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from agentmon.daemon.gatekeeping import Keeper, listen
-from agentmon.errors import AgentmonError
+from agentmon.errors import AgentmonError, KernelError
 from agentmon.host import process, starting
 from agentmon.host.parking import ParkingError, empty, lots
 from agentmon.kernel.answers import HALTS, MAPS, Answers, Halted
@@ -89,7 +89,8 @@ def deny(answers: Answers, halted: Halted) -> None:
     """End a process that is stopped at the start of a program, and that nobody let go on; a frozen one once thawed."""
     for held in halted.objects:
         if not answers.is_answered(halted.process, halted.process.pid, held):  # else it is on its way already
-            answers.put(halted.process, halted.process.pid, held, Action.DENY)
+            with contextlib.suppress(KernelError):  # without an answer it is ended, too
+                answers.put(halted.process, halted.process.pid, held, Action.DENY)
     with contextlib.suppress(PermissionError):
         process.send_signal(halted.process, signal.SIGCONT)  # the kernel sees to the rest
 

@@ -22,7 +22,7 @@ from agentmon.engine.holds import Approval, Limits
 from agentmon.engine.plans import PlanView, Progress
 from agentmon.engine.questions import Question, Questions
 from agentmon.engine.risks import Risks, Watched
-from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View
+from agentmon.engine.sessions import Denial, Judge, Judgement, Process, Session, View, unseen
 
 __all__ = [
     "Approval",
@@ -54,4 +54,5 @@ __all__ = [
     "View",
     "Warn",
     "Watched",
+    "unseen",
 ]

@@ -26,7 +26,7 @@ from agentmon.engine.commands import (
     Unpark,
 )
 from agentmon.engine.holds import Approval, Holds, Limits, Waiter, waiter_of
-from agentmon.engine.sessions import Judge, Judgement, Process, Session, View
+from agentmon.engine.sessions import Judge, Judgement, Process, Session, View, unseen
 from agentmon.model.events import Decision, Event, Flag, ProcessEvent, ProcessKey, StepEvent, Stepping, What
 from agentmon.model.operations import Action, Operation, Reason
 from agentmon.model.records import BY_CONTENTS, BY_DEFAULT, BY_NAME, BY_PLAN, USED_UP, WOULD, Record
@@ -152,11 +152,16 @@ class Engine:
         return session_id if now_ns - ended_ns < RECENT_NS else None
 
     def reconcile(
-        self, alive: Mapping[ProcessKey, int], now_ns: int, newborn: Collection[int] = frozenset()
+        self,
+        alive: Mapping[ProcessKey, int],
+        now_ns: int,
+        newborn: Collection[int] = frozenset(),
+        describe: Callable[[ProcessKey], Process] = unseen,
     ) -> list[Command]:
         """Compare with the kernel's own table (key -> slot): records may have been lost.
 
-        Ends the sessions that have nobody in it and no child on its way (slots in `newborn`).
+        Ends the sessions that have nobody in it and no child on its way (slots in `newborn`). `describe`: what /proc
+        says of a process that is not known here.
         """
         commands: list[Command] = []
         for session in list(self._sessions.values()):
@@ -166,7 +171,7 @@ class Engine:
                     commands.append(Unpark(key))
             for key, slot in alive.items():
                 if slot == session.slot and key not in session.processes:
-                    session.processes[key] = Process(key, 0, -1, "?")
+                    session.processes[key] = describe(key)
             if not session.processes and session.slot not in newborn:
                 commands += self._end(session, now_ns)
         return commands
@@ -225,9 +230,11 @@ class Engine:
         elif event.held:
             self.holds.used(event)
             if event.reason in _NOT_HELD:
-                said = REASONS[event.reason]
+                said = self.holds.cannot.pop(event.held, REASONS[event.reason])
                 reason = f"{said}: {reason}" if reason and reason != said else said
-            elif event.reason != Reason.WOKEN:
+            elif event.reason == Reason.WOKEN:
+                reason = self.holds.cannot.pop(event.held, reason)
+            else:
                 reason = self.holds.why.get(event.held, reason)
             if not text:  # it was told when it was asked for
                 text, rule_id = self.holds.what.get(event.held, (text, rule_id))
@@ -436,6 +443,8 @@ class Engine:
             now_ns, "step", session.id, key.pid, key.start_ns, session.uid, process.comm if process else "",
             word or event.what.name.lower(), name, "deny" if event.what is Stepping.REFUSED else "", detail=detail,
         )  # fmt: skip
+        if event.what is Stepping.REFUSED:
+            session.count_blocked(record._replace(reason=detail))
         if event.what is Stepping.REFUSED and view.plan is not None and view.plan.pauses(event.step):
             return [Report(record), Pause(session, detail)]
         return [Report(record)]

@@ -156,6 +156,7 @@ class Holds:
         self._lately: dict[int, _Asked] = {}
         self._held: set[ProcessKey] = set()
         self.why: dict[int, str] = Latest()  # why the kernel was told what it was told
+        self.cannot: dict[int, str] = Latest()  # why it could not be told anything, and denies by itself
         self.what: dict[int, tuple[str, str]] = Latest()  # object and rule of what is stopped
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
         #: Of the latest approval: no two have one id, whichever daemon asked, for people answer by it.

@@ -93,6 +93,11 @@ class Process:
     execs: int = 0  # programs it began to run since it is known
 
 
+def unseen(key: ProcessKey) -> Process:
+    """One of which nothing else is known."""
+    return Process(key, 0, -1, "?")
+
+
 @dataclass(slots=True)
 class Denial:
     """Something that was blocked, maybe several times. ``number`` counts what was blocked in the session until then."""

@@ -2,7 +2,8 @@
 """Freezing processes one by one: each in a frozen cgroup of its own below the one that it is in, and back.
 
 The kernel freezes cgroups, not processes (cgroup-v2.rst, `cgroup.freeze`). A child of the process's own cgroup keeps it
-in its unit or container, with all limits, and needs no controller. A frozen process can be killed.
+in its unit or container, with all limits, and needs no controller. A frozen process can be killed. Where a unit or
+container may have no child (`cgroup.max.descendants`, read-only), and nobody else is in it, it is frozen in place.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from agentmon.errors import AgentmonError
@@ -27,6 +28,8 @@ IDLE_S = 2.0
 #: What goes on may fork while it is brought back.
 _TRIES = 5
 _PAUSE_S = 0.05
+#: On a cgroup that was frozen in place: by which daemon. It outlives that one, and ends with the cgroup.
+_MARK = "trusted.agentmon-held"
 
 
 class ParkingError(AgentmonError):
@@ -34,14 +37,22 @@ class ParkingError(AgentmonError):
 
 
 class Parking:
-    """Frozen cgroups below those of whoever is held: ``NAME/PID``.
+    """Frozen cgroups below those of whoever is held: ``NAME-PID``.
 
     Moving blocks. Not thread-safe but for `freeze_again`.
     """
 
-    def __init__(self, root: Path, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._root, self._name, self._clock = root, name, clock
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        alone: Callable[[ProcessKey, Collection[int]], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``alone``: whether all of these PIDs may wait because this process does."""
+        self._root, self._name, self._alone, self._clock = root, name, alone, clock
         self._lots: dict[ProcessKey, Path] = {}
+        self._whole: set[Path] = set()  # of these lots, those that were frozen in place
         self._idle: dict[ProcessKey, tuple[Path, float]] = {}  # they go on; since when
         self._left: set[Path] = set()  # of processes that had ended, but not quite
 
@@ -73,12 +84,11 @@ class Parking:
 
     def _move_in(self, key: ProcessKey, own: str) -> None:
         home = self._root / own.lstrip("/")
-        if home.parent.name == self._name:
-            home = home.parent.parent  # born in its parent's, which goes on
-        lot = home / self._name / str(key.pid)
+        if home.name.startswith(f"{self._name}-"):
+            home = home.parent  # born in its parent's, which goes on
+        lot = home / f"{self._name}-{key.pid}"
         self._left.discard(lot)
         try:
-            lot.parent.mkdir(exist_ok=True)
             lot.mkdir(exist_ok=True)
             _freeze(lot)
             with _hurry():
@@ -88,13 +98,33 @@ class Parking:
             return
         except OSError as error:
             _remove(lot)
-            raise ParkingError(f"`{lot}` cannot take it: {error.strerror}") from error
+            self._freeze_in_place(key, home, f"`{lot}` cannot take it: {error.strerror}")
+            return
         self._lots[key] = lot
         if not process.is_alive(key):
             self.leave(key)  # the PID was somebody else's by then
 
+    def _freeze_in_place(self, key: ProcessKey, home: Path, why: str) -> None:
+        try:
+            if home not in self._whole:
+                if not self._alone(key, [pid for directory, _, _ in os.walk(home) for pid in _inhabitants(directory)]):
+                    raise ParkingError(f"{why}; and others are in `{home}`")
+                if files.read(home / "cgroup.freeze").strip() != b"0":
+                    raise ParkingError(f"{why}; and somebody else froze `{home}`")
+                os.setxattr(home, _MARK, self._name.encode())
+                files.write(home / "cgroup.freeze", 1)
+        except OSError as error:
+            raise ParkingError(f"{why}; and `{home}` cannot be frozen: {error.strerror}") from error
+        self._whole.add(home)
+        self._lots[key] = home
+        if not process.is_alive(key):
+            self.leave(key)
+
     def freeze_again(self, key: ProcessKey) -> None:
-        """Before `park`: freeze who was let go on and not yet brought back. From any thread; does not block."""
+        """Before `park`: freeze who was let go on and not yet brought back. From any thread.
+
+        Waits for a move that is under way, as all that touches cgroups does, and for nothing else.
+        """
         idle, _ = self._idle.get(key, (None, 0.0))
         if idle is not None:
             _freeze(idle)
@@ -102,15 +132,25 @@ class Parking:
     def unpark(self, key: ProcessKey) -> None:
         """Let it go on; `sweep` brings it back to where it was."""
         lot = self._lots.pop(key, None)
-        if lot is not None:
+        if lot in self._whole:
+            self._thaw_whole(lot)
+        elif lot is not None:
             _thaw(lot)
             self._idle[key] = lot, self._clock()
+
+    def _thaw_whole(self, home: Path) -> None:
+        """Once nobody in it waits for an answer."""
+        if home not in self._lots.values():
+            self._whole.discard(home)
+            empty(home)
 
     def leave(self, key: ProcessKey) -> None:
         """Let it go on, and bring it back now. Raises `ParkingError`: it goes on, but elsewhere."""
         lot, _ = self._idle.pop(key, (None, 0.0))
         lot = self._lots.pop(key, lot)
-        if lot is not None:
+        if lot in self._whole:
+            self._thaw_whole(lot)
+        elif lot is not None:
             self._left.add(lot)
             self._clear()
 
@@ -136,7 +176,8 @@ class Parking:
         """
         self._clear()
         for key, lot in self._lots.items():
-            self._let_others_go(key, lot)
+            if lot not in self._whole:
+                self._let_others_go(key, lot)
         now_s = self._clock()
         for key, (_, since_s) in self._idle.items():  # the longest first
             if now_s - since_s > IDLE_S:
@@ -147,7 +188,7 @@ class Parking:
     def _let_others_go(key: ProcessKey, lot: Path) -> None:
         for pid in _inhabitants(lot):
             if pid != key.pid:
-                _move(pid, lot.parent.parent)
+                _move(pid, lot.parent)
 
     def adopt(self) -> dict[int, Path]:
         """PIDs that an earlier daemon left frozen, and where."""
@@ -158,31 +199,46 @@ class Parking:
     def know(self, key: ProcessKey, lot: Path) -> None:
         """It was frozen there by an earlier daemon."""
         self._lots[key] = lot
+        if _frozen_in_place(lot):
+            self._whole.add(lot)
 
 
 def lots(root: Path, name: str) -> list[Path]:
-    """The cgroups of single processes below those of this name, wherever they are."""
-    found = []
-    for directory, names, _ in os.walk(root):
-        if name in names:
-            with contextlib.suppress(OSError):  # it is being removed
-                found += [lot for lot in Path(directory, name).iterdir() if lot.is_dir()]
-    return found
+    """What a daemon froze, of this name: cgroups of single processes, and those frozen in place."""
+    return [
+        Path(directory)
+        for directory, _, _ in os.walk(root)
+        if os.path.basename(directory).startswith(f"{name}-") or _frozen_in_place(directory) == name
+    ]
 
 
 def empty(lot: Path) -> bool:
     """Let all that are in a frozen cgroup go on at once, bring them back, and remove it. Raises `ParkingError`.
 
+    One that was frozen in place stays, with all that are in it.
+
     False: somebody is ending in it; again later.
     """
     _thaw(lot)
+    if _frozen_in_place(lot):
+        with contextlib.suppress(FileNotFoundError):
+            os.removexattr(lot, _MARK)
+        return True
     for _ in range(_TRIES):
         pids = _inhabitants(lot)
         if not pids:
             break
         for pid in pids:
-            _move(pid, lot.parent.parent)
+            _move(pid, lot.parent)
     return _remove(lot)
+
+
+def _frozen_in_place(lot: str | Path) -> str:
+    """The name of the daemon that did so, or ""."""
+    try:
+        return os.getxattr(lot, _MARK).decode()
+    except OSError:
+        return ""
 
 
 def _freeze(lot: Path) -> None:
@@ -196,15 +252,14 @@ def _thaw(lot: Path) -> None:
 
 
 def _remove(lot: Path) -> bool:
-    for directory in (lot, lot.parent):
-        with contextlib.suppress(OSError):  # others are in it
-            directory.rmdir()
+    with contextlib.suppress(OSError):  # others are in it
+        lot.rmdir()
     return not lot.exists()
 
 
-def _inhabitants(lot: Path) -> list[int]:
+def _inhabitants(lot: str | Path) -> list[int]:
     try:
-        return [int(word) for word in files.read(lot / "cgroup.procs").split()]
+        return [int(word) for word in files.read(Path(lot, "cgroup.procs")).split()]
     except OSError:
         return []
 

@@ -142,6 +142,11 @@ def is_alive(key: ProcessKey) -> bool:
     return found.state not in "ZX" and found.start_ticks == key.start_ns // _TICK_NS
 
 
+def has_thread(key: ProcessKey, tid: int) -> bool:
+    """Whether this thread still runs in that process."""
+    return os.path.exists(f"/proc/{key.pid}/task/{tid}")
+
+
 def is_this(key: ProcessKey, pid: int, start_ticks: int) -> bool:
     """Whether a key of the kernel's is of the process with this PID that started then."""
     return key.pid == pid and key.start_ns // _TICK_NS == start_ticks

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from agentmon.errors import KernelError
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.libbpf import Map
 from agentmon.model.events import ProcessKey, Shown
@@ -55,7 +56,25 @@ class Answers:
         `script`: of a script that its interpreter has yet to open, the file that this is about, and no other.
         """
         inode, contents = (script.inode, contents_of(script)) if script else (0, 0)
-        self._answers.update(_key(process, tid, held), ANSWER.pack(action, 0, FOREVER, inode, contents))
+        self._write("answers", _key(process, tid, held), ANSWER.pack(action, 0, FOREVER, inode, contents))
+
+    def reserve(self, process: ProcessKey, tid: int, held: int) -> bool:
+        """Make room for an answer: from now on `put` finds some. Whether there was none. Raises KernelError."""
+        if self._answers.lookup(_key(process, tid, held)) is not None:
+            return False
+        self.put(process, tid, held, Action.HOLD)
+        return True
+
+    def withdraw(self, process: ProcessKey, tid: int, held: int) -> None:
+        """Undo `reserve`: it has no answer, and is denied when the kernel's own deadline is over."""
+        self._answers.delete(_key(process, tid, held))
+
+    def _write(self, name: str, key: bytes, value: bytes) -> None:
+        """Raises KernelError, with the name of the table."""
+        try:
+            (self._approvals if name == "approvals" else self._answers).update(key, value)
+        except KernelError as error:
+            raise KernelError(f"the kernel's table of {name}: {error}") from error
 
     def is_answered(self, process: ProcessKey, tid: int, held: int) -> bool:
         """Whether somebody said yes or no."""
@@ -63,13 +82,23 @@ class Answers:
         return value is not None and ANSWER.unpack(value)[0] != Action.HOLD
 
     def let_open(self, process: ProcessKey, tid: int, inode: int, operations: Collection[Operation]) -> None:
-        """A thread may finish the open that it waits in, if it is for no more than this. In force when it returns."""
+        """A thread may finish the open that it waits in, if it is for no more than this. In force when it returns.
+
+        Raises KernelError.
+        """
         mask = sum(1 << operation for operation in operations)
         self._let(_key_to_open(process, tid, inode), inode, mask)
 
     def let_start(self, process: ProcessKey, program: Shown) -> None:
-        """A process may go on to run this very program, which it is about to start. In force when it returns."""
+        """A process may go on to run this very program, which it is about to start. In force when it returns.
+
+        Raises KernelError.
+        """
         self._let(_key_to_start(process, program.inode), program.inode, contents_of(program))
+
+    def forbid(self, process: ProcessKey, tid: int, inode: int, *, to_run: bool) -> None:
+        """Undo `let_open` or `let_start`."""
+        self._answers.delete(_key_to_start(process, inode) if to_run else _key_to_open(process, tid, inode))
 
     def is_let(self, process: ProcessKey, tid: int, inode: int, *, to_run: bool) -> bool:
         """Whether one of those two was done, and the open, or the exec, has not ended since."""
@@ -85,7 +114,7 @@ class Answers:
             value = self._answers.lookup(old)
             if value and ANSWER.unpack(value)[2] < now_ns:  # else it was let once more
                 self._answers.delete(old)
-        self._answers.update(key, ANSWER.pack(Action.ALLOW, 0, now_ns + OPEN_NS, inode, what))
+        self._write("answers", key, ANSWER.pack(Action.ALLOW, 0, now_ns + OPEN_NS, inode, what))
         self._lately.append((now_ns + OPEN_NS, key))
 
     def is_approved(self, serial: int, what: int) -> bool:
@@ -122,11 +151,15 @@ class Answers:
     def approve(self, serial: int, what: int, for_s: float | None = None) -> None:
         """Let a session do this from now on, or for so long. Raises KernelError when the table is full."""
         until_ns = FOREVER if for_s is None else boot_ns() + int(for_s * 1e9)
-        self._approvals.update(APPROVAL.pack(serial, what), UNTIL.pack(until_ns))
+        self._write("approvals", APPROVAL.pack(serial, what), UNTIL.pack(until_ns))
 
     def approve_script(self, serial: int, what: int, inode: int, for_s: float | None = None) -> None:
         """`approve` counts for a script by its name; this for the file that it leads to. As `approve`."""
         self.approve(serial, _mix(what + inode & _WORD), for_s)
+
+    def disapprove_script(self, serial: int, what: int, inode: int) -> None:
+        """Undo `approve_script`."""
+        self._approvals.delete(APPROVAL.pack(serial, _mix(what + inode & _WORD)))
 
     def waiting(self) -> Iterator[tuple[ProcessKey, int, int]]:
         """Process, thread and object of whoever is frozen and has no answer."""

@@ -287,6 +287,9 @@ def test_who_is_made_to_go_on_before_there_is_an_answer_is_killed(tmp_path: Path
 
 def test_a_flood_of_sigcont_lets_nothing_run(served: Host, kept: Path, asks: Path) -> None:
     """Started again and again under it: each is killed, or frozen first; nothing was approved, so nothing ever ran."""
+    subprocess.run([kept / "first", kept / "mark"], check=False)  # without a fence
+    assert (kept / "mark").exists()
+    (kept / "mark").unlink()
     script = f"""
         import os, signal, time
         children = []

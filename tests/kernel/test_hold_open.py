@@ -14,7 +14,7 @@ import pytest
 
 from agentmon.kernel.fanotify import Gate, Opening
 from tests.support.held import READERS, agent, agent_in_wait, agree, approvals, asked, finish, go
-from tests.support.hosts import Host, wait_for
+from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
 
@@ -145,15 +145,17 @@ def test_what_changed_while_held_is_asked_again(served: Host, kept: Path, asks: 
 
 def test_a_file_that_was_replaced_is_held_as_well(served: Host, kept: Path, asks: Path) -> None:
     script = f"""
-        import os, sys, time
-        os.rename("{kept}/other", "{kept}/file")
+        import sys, time
+        sys.stdin.readline()
         time.sleep(3)  # it is looked for each second
         print(open("{kept}/file").read())
     """
     (kept / "other").write_text("another")
-    running = agent(served, asks, script)
+    running = agent_in_wait(served, asks, script)
+    (kept / "other").rename(kept / "file")
+    go(running)
     served.agentmon("approve", asked(served)[0]["id"])
-    assert "another" in finish(running)[1]
+    assert running.communicate(timeout=PATIENCE_S)[0] == "another\n"
 
 
 def test_what_only_some_programs_wait_for_others_do_not(served: Host, kept: Path) -> None:

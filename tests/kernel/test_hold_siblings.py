@@ -13,17 +13,8 @@ from typing import Any
 import pytest
 
 from agentmon.model.operations import Tier
-from tests.support.held import Sink, agent, agent_in_wait, approvals, asked, finish, frozen, go
+from tests.support.held import Sink, agent, agent_in_wait, another, approvals, asked, finish, frozen, go
 from tests.support.hosts import PATIENCE_S, Host, wait_for
-
-
-def another(host: Host, *seen: dict[str, Any]) -> dict[str, Any]:
-    """The question that is asked after these."""
-    known = {question["id"] for question in seen}
-    wait_for(lambda: [q for q in approvals(host) if q["id"] not in known], "to be asked again")
-    (found,) = [q for q in approvals(host) if q["id"] not in known]
-    return found
-
 
 # ---- an address
 

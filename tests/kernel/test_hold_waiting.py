@@ -7,32 +7,12 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.held import Sink, agent, agent_in_wait, agree, approvals, asked, finish, go
+from tests.support.held import Sink, agent, agent_in_wait, agree, approvals, asked, finish, go, received
 from tests.support.hosts import PATIENCE_S, Host, wait_for
-
-
-@pytest.fixture
-def ear() -> Iterator[socket.socket]:
-    """What is sent by UDP arrives here."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        opened.bind(("127.0.0.1", 0))
-        opened.setblocking(False)
-        yield opened
-
-
-def heard(ear: socket.socket) -> list[bytes]:
-    found = []
-    while True:
-        try:
-            found.append(ear.recv(100))
-        except BlockingIOError:
-            return found
-
 
 SEND = """
     import socket, sys
@@ -55,11 +35,11 @@ def test_a_message_waits(served: Host, ear: socket.socket, answer: str, said: st
     assert (question["operation"], question["object"]) == ("send", f"127.0.0.1:{port}")
     time.sleep(0.7)  # longer than the kernel waits for whoever is not frozen
     assert running.poll() is None
-    assert heard(ear) == []
+    assert received(ear) == []
     assert served.agentmon(answer, question["id"]).returncode == 0
     status, out = finish(running)
     assert (status, out.startswith(said)) == (0, True), out
-    assert heard(ear) == arrives
+    assert received(ear) == arrives
     assert approvals(served) == []
 
 

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from agentmon.host import process
-from agentmon.host.parking import IDLE_S, Parking, empty, lots
+from agentmon.host.parking import IDLE_S, Parking, ParkingError, empty, lots
 from agentmon.kernel.host import cgroup2_root
 from agentmon.model.events import ProcessKey
 from tests.support.hosts import wait_for
@@ -67,6 +66,10 @@ def cgroup_of(pid: int) -> Path:
     return cgroup2_root() / process.cgroup(pid).lstrip("/")
 
 
+def lot_of(home: Path, pid: int) -> Path:
+    return home / f"{NAME}-{pid}"
+
+
 def is_frozen(cgroup: Path) -> bool:
     return "frozen 1" in (cgroup / "cgroup.events").read_text()
 
@@ -82,9 +85,12 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     wait_for(lambda: "populated 0" in (home / "cgroup.events").read_text(), "all to end")
     for lot in lots(home, NAME):
         lot.rmdir()
-    with contextlib.suppress(FileNotFoundError):
-        (home / NAME).rmdir()
     home.rmdir()
+
+
+def alone(_key: ProcessKey, pids: Collection[int]) -> bool:
+    """One more in the same unit is somebody else."""
+    return len(pids) == 1
 
 
 @pytest.fixture
@@ -94,17 +100,17 @@ def now() -> list[float]:
 
 @pytest.fixture
 def parking(now: list[float]) -> Parking:
-    return Parking(cgroup2_root(), NAME, lambda: now[0])
+    return Parking(cgroup2_root(), NAME, alone, lambda: now[0])
 
 
 def test_it_is_frozen_below_its_own_cgroup_and_comes_back(runner: Runner, parking: Parking) -> None:
     parking.park(runner.key)
-    assert runner.where == runner.home / NAME / str(runner.key.pid)
+    assert runner.where == lot_of(runner.home, runner.key.pid)
     wait_for(lambda: is_frozen(runner.where), "it to freeze")
     parking.leave(runner.key)
     assert runner.where == runner.home
     runner.goes_on()
-    assert not (runner.home / NAME).exists()
+    assert lots(runner.home, NAME) == []
 
 
 def test_it_goes_on_at_once_and_is_brought_back_when_it_was_not_held_again(
@@ -145,7 +151,7 @@ def test_a_child_is_frozen_on_its_own(runner: Runner, parking: Parking) -> None:
     child = runner.child()
     ticks = process.stat(child).start_ticks
     parking.park(ProcessKey(child, ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")))
-    assert cgroup_of(child) == runner.home / NAME / str(child)
+    assert cgroup_of(child) == lot_of(runner.home, child)
     runner.goes_on()
 
 
@@ -157,7 +163,7 @@ def test_one_that_was_moved_away_is_frozen_where_it_is(runner: Runner, parking: 
     elsewhere.mkdir()
     (elsewhere / "cgroup.procs").write_text(str(runner.key.pid))
     parking.park(runner.key)
-    assert runner.where == elsewhere / NAME / str(runner.key.pid)
+    assert runner.where == lot_of(elsewhere, runner.key.pid)
     assert cgroup_of(child) == runner.home  # and not frozen in its parent's
     parking.leave(runner.key)
     assert runner.where == elsewhere
@@ -169,7 +175,7 @@ def test_one_that_was_moved_away_is_frozen_where_it_is(runner: Runner, parking: 
 def test_another_finds_who_is_frozen_and_lets_it_go(runner: Runner, parking: Parking) -> None:
     parking.park(runner.key)
     (lot,) = lots(runner.home, NAME)
-    assert Parking(cgroup2_root(), NAME).adopt()[runner.key.pid] == lot
+    assert Parking(cgroup2_root(), NAME, alone).adopt()[runner.key.pid] == lot
     empty(lot)
     assert runner.where == runner.home
     runner.goes_on()
@@ -182,6 +188,59 @@ def test_of_one_that_ended_nothing_is_left(runner: Runner, parking: Parking) -> 
 
     def gone() -> bool:
         parking.sweep()
-        return not (runner.home / NAME).exists()
+        return not lots(runner.home, NAME)
 
     wait_for(gone, "its cgroup to be removed")
+
+
+@pytest.fixture
+def childless(runner: Runner) -> Iterator[Runner]:
+    """In a unit that may have no cgroups below it."""
+    (runner.home / "cgroup.max.descendants").write_text("0")
+    yield runner
+    (runner.home / "cgroup.freeze").write_text("0")
+
+
+def test_a_unit_that_may_have_no_children_is_frozen_in_place(childless: Runner, parking: Parking) -> None:
+    parking.park(childless.key)
+    assert childless.where == childless.home
+    wait_for(lambda: is_frozen(childless.home), "it to freeze")
+    parking.sweep()
+    assert is_frozen(childless.home)
+    parking.unpark(childless.key)
+    childless.goes_on()
+    assert lots(childless.home, NAME) == []
+
+
+def test_a_unit_goes_on_when_nobody_in_it_waits_any_more(childless: Runner, parking: Parking) -> None:
+    parking.park(childless.key)
+    other = ProcessKey(childless.key.pid, childless.key.start_ns + 1)  # the unit is frozen already: nobody looks at it
+    parking.know(other, childless.home)
+    parking.unpark(childless.key)
+    assert is_frozen(childless.home)
+    parking.leave(other)
+    childless.goes_on()
+
+
+def test_a_unit_with_others_in_it_is_not_frozen(childless: Runner, parking: Parking) -> None:
+    childless.child()
+    with pytest.raises(ParkingError, match="others are in"):
+        parking.park(childless.key)
+    childless.goes_on()
+
+
+def test_a_unit_that_somebody_else_froze_stays_so(childless: Runner, parking: Parking) -> None:
+    (childless.home / "cgroup.freeze").write_text("1")
+    with pytest.raises(ParkingError, match="somebody else froze"):
+        parking.park(childless.key)
+    assert (childless.home / "cgroup.freeze").read_text() == "1\n"
+
+
+def test_another_finds_a_unit_that_was_frozen_in_place_and_lets_it_go(childless: Runner, parking: Parking) -> None:
+    parking.park(childless.key)
+    assert lots(childless.home, NAME) == [childless.home]
+    assert lots(childless.home, "agentmon-held-of-another") == []
+    assert Parking(cgroup2_root(), NAME, alone).adopt()[childless.key.pid] == childless.home
+    assert empty(childless.home)
+    assert lots(childless.home, NAME) == []
+    childless.goes_on()

@@ -86,6 +86,24 @@ def frozen(host: Host) -> dict[str, Any]:
     return question
 
 
+def another(host: Host, *seen: dict[str, Any]) -> dict[str, Any]:
+    """The question that is asked after these."""
+    known = {question["id"] for question in seen}
+    wait_for(lambda: [q for q in approvals(host) if q["id"] not in known], "to be asked again")
+    (found,) = [q for q in approvals(host) if q["id"] not in known]
+    return found
+
+
+def received(ear: socket.socket) -> list[bytes]:
+    """The datagrams that have arrived."""
+    found = []
+    while True:
+        try:
+            found.append(ear.recv(100))
+        except BlockingIOError:
+            return found
+
+
 def stands_still(pid: int) -> bool:
     """Whether it is in a cgroup of its own that is frozen by now, which takes a moment."""
     where = Path(f"/proc/{pid}/cgroup").read_text().rpartition("::")[2].strip()
