@@ -65,7 +65,7 @@ class _RuleBuilder:
         if isinstance(observe, str):
             self._complain(observe, "mode")
         elif observe and not isinstance(action, str) and not action.blocks:
-            self._complain(f"`mode: observe` is for rules that block; `{model.action}` does not: leave it out", "mode")
+            self._complain(f"`mode: observe` is for rules that block; `{model.action}` does not; leave it out", "mode")
         self._check_objects(operations)
         paths, exe = self._patterns("paths"), self._patterns("exe")
         except_paths, except_exe = self._patterns("except", "paths"), self._patterns("except", "exe")

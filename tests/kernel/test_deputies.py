@@ -8,15 +8,19 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agentmon.model.operations import Tier
+from agentmon.model.operations import Action, Tier
+from agentmon.policy.load import load
+from agentmon.policy.rules import Variables
 from tests.support.fence import ALLOW_ALL, Fence, blocked, in_child
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -149,7 +153,7 @@ def deputies() -> Iterator[Deputies]:
 
 
 def test_no_confused_deputy_is_told_anything(fence: Fence, tier: Tier, deputies: Deputies) -> None:
-    plain = fence.run("  []\n", deputies.reach_all)
+    plain = fence.without(deputies.reach_all)
     assert plain.value == [(0, 0)] * len(NAMES)
     assert deputies.heard() == NAMES
     outcome = fence.run(f"policy: open\ninclude: [escape]\n{ALLOW_ALL}", deputies.reach_all)
@@ -157,3 +161,105 @@ def test_no_confused_deputy_is_told_anything(fence: Fence, tier: Tier, deputies:
     assert outcome.value == [*denied, *[(0, 0)] * len(FREE)]
     assert deputies.heard() == FREE
     assert [(verdict, rule) for _, verdict, rule in outcome.told()] == [("deny", rule) for rule in DENIED.values()]
+
+
+# ---- what the owner's own tools run in the workspace
+
+ESCAPE = f"policy: open\ninclude: [escape]\n{ALLOW_ALL}"
+
+
+@pytest.fixture
+def workspace(ground: Path) -> Path:
+    made = ground / "workspace"
+    (made / ".git").mkdir(parents=True)
+    (ground / "home").mkdir()
+    return made
+
+
+@pytest.fixture
+def variables(workspace: Path) -> Variables:
+    return Variables.of(workspace=str(workspace), home=str(workspace.with_name("home")), user="root")
+
+
+@pytest.fixture
+def repository(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that git made, in a home without configuration."""
+    if shutil.which("git") is None:
+        pytest.skip("not required: this host has no `git`")
+    monkeypatch.setenv("HOME", str(workspace.with_name("home")))
+    (workspace / ".git").rmdir()
+    subprocess.run(["git", "init", "-q", "-b", "main", workspace], check=True)
+    return workspace
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [(".git/config", "git-config-edited"), (".git/config.worktree", "git-config-edited"), (".envrc", "envrc")],
+)
+@pytest.mark.parametrize("there", [True, False], ids=["changed", "made"])
+def test_no_file_whose_programs_others_run_is_written(
+    fence: Fence, tier: Tier, workspace: Path, variables: Variables, name: str, rule: str, there: bool
+) -> None:
+    path, beside = workspace / name, workspace / "beside"
+
+    def reset() -> None:
+        path.unlink(missing_ok=True)
+        if there:
+            path.write_text("as it was\n")
+
+    def body() -> None:
+        beside.write_text("the agent's own\n")
+        with path.open("a") as file:
+            file.write("run this\n")
+
+    reset()
+    assert fence.without(body).errno == 0
+    assert path.read_text().endswith("run this\n")
+    reset()
+    with fence.session(ESCAPE, variables) as session:
+        outcome = session.run(body)
+    assert outcome.stopped(tier)
+    assert beside.exists()
+    # react: an empty file is there when the process dies for it
+    assert (path.read_text() if path.exists() else "") == ("as it was\n" if there else "")
+    assert outcome.told() == [("write" if there else "create", "deny", rule)]
+
+
+#: What writes `.git/config`, and what is asked of it, day by day.
+WORK = """
+set -e
+git config user.name me
+git config user.email me@example.org
+git commit -q --allow-empty -m one
+git checkout -q -b feature
+git remote add origin "$1"
+git push -q -u origin feature main
+git branch -q -u origin/main
+git branch -q -m feature other
+git remote set-url origin "$1"
+git fetch -q
+git config core.pager cat
+git config --get core.hooksPath || true
+git -c core.editor=true commit -q --allow-empty --amend
+git clone -q "$1" copy
+echo >> copy/.git/config
+cp -r copy another
+git worktree add -q ../tree main
+git config --unset core.pager
+git remote remove origin
+rm .git/config
+git init -q .
+echo done
+"""
+
+
+def test_ordinary_work_with_git_goes_on(fence: Fence, repository: Path, variables: Variables) -> None:
+    """Under the whole of `coding-agent`: nothing is denied, and what git writes is recorded."""
+    remote = repository.with_name("remote.git")
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", remote], check=True)
+    words = ["/bin/sh", "-c", f"cd {repository}\n{WORK}", "work", remote]
+    with fence.session(load("coding-agent"), variables) as session:
+        outcome = session.run(words)
+    assert (outcome.status, outcome.value) == (0, b"done\n")
+    assert outcome.told(Action.HOLD) == []
+    assert {rule for _, _, rule in outcome.told()} == {"git-config"}
