@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentmon.kernel.host import cgroup2_root
+from benchmarks._common import EMULATED
 
 _ORDER = struct.Struct("=4sH")
 _DONE = struct.Struct("=iQQQ")
-PATIENCE_S = 600.0 if "QEMU" in Path("/proc/cpuinfo").read_text(encoding="ascii") else 120.0  # emulated
+PATIENCE_S = 600.0 if EMULATED else 120.0
 
 
 def boot_ns() -> int:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+#: A guest without hardware help: no limit of time that people need can be met in it.
+EMULATED = "QEMU" in Path("/proc/cpuinfo").read_text(encoding="ascii")
 #: Resamples of a bootstrap: the ends of a 95 % interval are then good to about a percent of its width.
 RESAMPLES = 2000
 NOT_TIMED = (

@@ -30,7 +30,7 @@ from agentmon.control.protocol import RefusedError
 from agentmon.errors import AgentmonError
 from benchmarks import _kernel, _service
 from benchmarks._agents import PATIENCE_S, Agent, Done, Team, boot_ns, freezes
-from benchmarks._common import Goal, Report, arguments, finish, host, percentile, say
+from benchmarks._common import EMULATED, Goal, Report, arguments, finish, host, percentile, say
 
 ROUNDS = 200
 RESTART_ROUNDS = 20
@@ -39,7 +39,7 @@ CONCURRENT, OF_ONE_SESSION = 100, 15
 CYCLES, CYCLING = 1000, 8
 LOAD_RECORDS, LOAD_EVERY_S = 50, 0.01
 #: Limits that people need, and a benchmark does not. An emulated processor is not in time for anything.
-PARK_MS = 60_000 if "QEMU" in Path("/proc/cpuinfo").read_text(encoding="ascii") else 500
+PARK_MS = 60_000 if EMULATED else 500
 CONFIG = f"[hold]\nopen_per_session = 64\nasked_per_minute = 100000\npark_ms = {PARK_MS}\n"
 POLICY = """
 policy: hold-bench
@@ -227,7 +227,7 @@ def _parked_ns(trace: list[tuple[int, str]], agent: Agent, done: Done) -> float:
     """From the call to the first time its cgroup was frozen after it."""
     lot = f"/{agent.cgroup.relative_to(agent.cgroup.parents[1])}/agentmon-held-"
     for at_ns, where in trace:
-        if lot in where and where.endswith(f"/{agent.pid}") and done.began_ns <= at_ns <= done.ended_ns:
+        if lot in where and where.endswith(f"-{agent.pid}") and done.began_ns <= at_ns <= done.ended_ns:
             return float(at_ns - done.began_ns)
     raise RuntimeError("a hold was never frozen")
 

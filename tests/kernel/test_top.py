@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,13 @@ def host(tmp_path: Path) -> Iterator[Host]:
         yield host
 
 
-def test_a_blocked_operation_is_seen_also_after_the_daemon_began_anew(host: Host) -> None:
+@pytest.mark.parametrize("end", [subprocess.Popen.terminate, subprocess.Popen.kill])
+def test_a_blocked_operation_is_seen_also_after_the_daemon_began_anew(
+    host: Host, end: Callable[[subprocess.Popen[bytes]], None]
+) -> None:
+    """Of a session that began before that, too."""
     daemon = host.start()
-    secrets = [host.directory / "one-secret", host.directory / "two-secrets"]
+    secrets = [host.directory / name for name in ("one-secret", "two-secrets", "three-secrets")]
     for secret in secrets:
         secret.write_text("x")
     policy = host.policy(
@@ -36,13 +41,23 @@ def test_a_blocked_operation_is_seen_also_after_the_daemon_began_anew(host: Host
         terminal.type("gj\r")  # the first is the session's beginning
         terminal.until("agentmon policy explain read")
         terminal.type("q")
-        daemon.terminate()
-        daemon.wait()
-        terminal.until("daemon is gone, waiting")
-        host.start()
-        with host.spawn("run", "-p", policy, "--", "sh", "-c", f"cat {secrets[1]}; sleep 1000") as run:
+        reads = ("run", "-p", policy, "--", "sh", "-c", 'read name; cat "$name"; read end')
+        with host.spawn(*reads, stdin=subprocess.PIPE) as run:
+            terminal.until("sh -c read name; cat")  # the session, with its command
+            end(daemon)
+            daemon.wait()
+            terminal.until("daemon is gone, waiting")
+            gone = len(terminal.text)
+            host.start()
+            terminal.until("enforcing", after=gone)  # it follows the new one
+            assert run.stdin is not None
+            run.stdin.write(f"{secrets[1]}\n")
+            run.stdin.flush()
             terminal.until(str(secrets[1]))
-            terminal.until(f"sh -c cat {secrets[1]}")  # the session, with its command
+            run.terminate()
+        with host.spawn("run", "-p", policy, "--", "sh", "-c", f"cat {secrets[2]}; sleep 1000") as run:
+            terminal.until(str(secrets[2]))
+            terminal.until(f"sh -c cat {secrets[2]}")
             run.terminate()
         terminal.type("q")
         assert terminal.ended() == 0

@@ -61,10 +61,10 @@ class Terminal:
         self._master = -1
         return self._process.wait(PATIENCE_S)
 
-    def until(self, text: str) -> None:
-        """Wait for it to be written."""
+    def until(self, text: str, after: int = 0) -> None:
+        """Wait for it to be written, behind the first so many characters of `text`."""
         deadline = time.monotonic() + PATIENCE_S
-        while text not in self.text:
+        while text not in self.text[after:]:
             assert self._read(deadline), f"ended or late, without `{text}`:\n{self.text[-2000:]}"
 
     def listen(self, seconds: float) -> None:

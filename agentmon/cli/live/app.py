@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import ClassVar, Protocol
@@ -28,6 +30,17 @@ TICK_S = 0.2
 #: How long the last line says what just happened.
 SAID_S = 5.0
 KEYS = " q quit  ? help  / search  f session  o operation  space pause  enter details"
+
+
+def _end_with(terminal: int) -> None:
+    """In a thread of its own: where nothing can be written any more, the loop may wait for ever to do so.
+
+    A terminal that hangs up sends SIGHUP only to those whose controlling terminal it is. There is nothing to give back.
+    """
+    hung_up = select.poll()
+    hung_up.register(terminal, 0)  # POLLHUP and POLLERR always come
+    hung_up.poll()
+    os._exit(128 + signal.SIGHUP)
 
 
 class Feed(Protocol):
@@ -115,6 +128,8 @@ class Top(App[None]):
         """Begin."""
         # else the terminal would stay as it is now
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
+        if self._terminal is not None:
+            threading.Thread(target=_end_with, args=(self._terminal,), daemon=True).start()
         self._feed.start()
         self.set_interval(TICK_S, self.tick)
         self._say("")
@@ -130,10 +145,6 @@ class Top(App[None]):
 
     def tick(self) -> None:
         """Take what came, and draw it."""
-        if self._terminal is not None and not os.isatty(self._terminal):
-            # hung up, and no SIGHUP came: it was nobody's controlling terminal. The driver would read its end for ever,
-            # and there is nothing to give back
-            os._exit(128 + signal.SIGHUP)
         batch = self._inbox.take()
         second = int(time.time())
         if not batch and second == self._second:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ def test_it_draws_follows_a_restart_and_ends(daemon: Daemon, more: dict[str, str
         terminal.until("/etc/shadow")
         terminal.type("/etc/sha")  # faster than people
         terminal.until('only "etc/sha"')
-        terminal.type("/a\x1b")
-        terminal.until('only "etc/sha/a"')
+        terminal.type("/a")
+        terminal.until('only "etc/sha/a"')  # Escape ends this: in one go with it, it may never be drawn
+        terminal.type("\x1b")
         daemon.stop()
         terminal.until("daemon is gone, waiting")
         daemon.start()
@@ -79,6 +81,15 @@ def test_when_it_is_terminated_the_terminal_is_given_back(daemon: Daemon) -> Non
 def test_when_its_terminal_is_gone_so_is_it(daemon: Daemon) -> None:
     with Terminal(command(daemon, "top"), environment()) as terminal:
         terminal.until("no live sessions")
+        assert terminal.hang_up() == 128 + signal.SIGHUP
+
+
+def test_when_its_terminal_is_gone_so_is_it_though_nobody_read_what_it_drew(daemon: Daemon) -> None:
+    with Terminal(command(daemon, "top"), environment()) as terminal:
+        terminal.until("no live sessions")
+        for _ in range(100):
+            terminal.type("?")  # a whole screen each, and the terminal takes a few
+            time.sleep(0.02)
         assert terminal.hang_up() == 128 + signal.SIGHUP
 
 

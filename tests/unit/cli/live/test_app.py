@@ -115,20 +115,16 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
 
 
-def test_the_whole_screen_at_80_by_24() -> None:
-    async def use(screen: Screen) -> None:
-        screen.status()
-        screen.blocked(0)
-        screen.blocked(1, session="s-80b1", verdict="kill", operation="connect", object="203.0.113.66:443", pid=7)
-        for _ in range(3):
-            screen.blocked(2, rule="", reason="", object="/a/very/long/path/that/does/not/fit/in/its/column/end")
-        await screen.drawn()
-        found = screen.lines()
-        assert len(found) == 24
-        found[0] = found[0][:-8] + "12:00:00"
-        assert found == SCREEN.splitlines()
+def _streaming(screen: Screen) -> None:
+    screen.blocked(0)
+    screen.blocked(1, session="s-80b1", verdict="kill", operation="connect", object="203.0.113.66:443", pid=7)
+    for _ in range(3):
+        screen.blocked(2, rule="", reason="", object="/a/very/long/path/that/does/not/fit/in/its/column/end")
 
-    Screen().run(use)
+
+def _asking(screen: Screen) -> None:
+    screen.blocked(0)
+    screen.ask("one", "two", changed=True)
 
 
 SCREEN = """\
@@ -157,6 +153,60 @@ prevents 1  blind 1  (p: which)                0 recorded/s        0 blocked/s
  default
  q quit  ? help  / search  f session  o operation  space pause  enter details
 """
+
+SCREEN_WITH_APPROVALS = """\
+agentmon  enforcing  lsm tier  daemon 0.1.0 pid 5                       12:00:00
+prevents 1  blind 1  (p: which)                0 recorded/s        0 blocked/s
+ SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND
+>s-7f3a   coding-agent    1000    4h     2      0     0       2 claude --go
+   `- 10 claude
+      `- 11 cat                                                2
+ s-80b1   coding-agent    1000    4h     2      0     0       2 claude --go
+>BLOCKED, AND NEWS  1
+>03:04:05 s-7f3a deny  read    /home/me/.ssh/id_0             keys: SSH keys b..
+
+
+
+
+
+
+ APPROVALS  2 pending   a once   s for the session   d deny
+>     s-7f3a connect one.test:443  unknown
+      s-7f3a connect two.test:443  unknown
+ why: CHANGED while it was held; unknown: nobody said so
+ by 11: git push
+ under: 10 /usr/bin/claude
+ before: read /w/x
+ s means: connect to one.test
+ q quit  ? help  / search  f session  o operation  space pause  enter details
+"""
+
+
+@pytest.mark.parametrize(
+    ("put", "wanted"), [(_streaming, SCREEN), (_asking, SCREEN_WITH_APPROVALS)], ids=["stream", "approvals"]
+)
+def test_the_whole_screen_at_80_by_24(put: Callable[[Screen], None], wanted: str) -> None:
+    async def use(screen: Screen) -> None:
+        screen.status()
+        put(screen)
+        await screen.drawn()
+        found = screen.lines()
+        assert len(found) == 24
+        found[0] = found[0][:-8] + "12:00:00"
+        assert found == wanted.splitlines()
+
+    Screen().run(use)
+
+
+def test_the_details_of_an_approval_say_that_it_was_changed() -> None:
+    async def use(screen: Screen) -> None:
+        screen.status()
+        _asking(screen)
+        await screen.drawn()
+        await screen.press("tab", "enter")
+        assert "while it was held: look again" in screen.text
+
+    Screen().run(use)
 
 
 def test_keys_filter_pause_and_clear() -> None:
@@ -299,49 +349,6 @@ def test_approvals_have_no_pane_until_there_is_one() -> None:
         assert screen.answers == []
 
     Screen().run(use)
-
-
-def test_the_whole_screen_with_approvals() -> None:
-    async def use(screen: Screen) -> None:
-        screen.status()
-        screen.blocked(0)
-        screen.ask("one", "two", changed=True)
-        await screen.drawn()
-        found = screen.lines()
-        found[0] = found[0][:-8] + "12:00:00"
-        assert found == SCREEN_WITH_APPROVALS.splitlines()
-        await screen.press("tab", "enter")
-        assert "while it was held: look again" in screen.text
-
-    Screen().run(use)
-
-
-SCREEN_WITH_APPROVALS = """\
-agentmon  enforcing  lsm tier  daemon 0.1.0 pid 5                       12:00:00
-prevents 1  blind 1  (p: which)                0 recorded/s        0 blocked/s
- SESSION  POLICY           UID   AGE PROCS RECS/S BLK/S BLOCKED COMMAND
->s-7f3a   coding-agent    1000    4h     2      0     0       2 claude --go
-   `- 10 claude
-      `- 11 cat                                                2
- s-80b1   coding-agent    1000    4h     2      0     0       2 claude --go
->BLOCKED, AND NEWS  1
->03:04:05 s-7f3a deny  read    /home/me/.ssh/id_0             keys: SSH keys b..
-
-
-
-
-
-
- APPROVALS  2 pending   a once   s for the session   d deny
->     s-7f3a connect one.test:443  unknown
-      s-7f3a connect two.test:443  unknown
- why: CHANGED while it was held; unknown: nobody said so
- by 11: git push
- under: 10 /usr/bin/claude
- before: read /w/x
- s means: connect to one.test
- q quit  ? help  / search  f session  o operation  space pause  enter details
-"""
 
 
 def test_one_key_answers_what_was_looked_at() -> None:
