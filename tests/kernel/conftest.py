@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -58,6 +59,15 @@ def patient(tmp_path: Path) -> Iterator[Host]:
     with Host(tmp_path) as host:
         host.config.write_text(re.sub(r"park_ms = \d+", "park_ms = 60000", host.config.read_text()))
         yield host
+
+
+@pytest.fixture
+def ear() -> Iterator[socket.socket]:
+    """What is sent by UDP arrives here."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        opened.bind(("127.0.0.1", 0))
+        opened.setblocking(False)
+        yield opened
 
 
 @pytest.fixture

@@ -83,10 +83,12 @@ def stopped(outcome: Outcome) -> bool:
 def test_a_program_is_stopped_by_its_arguments(
     fence: Fence, git: Path, pattern: list[str], argv: list[str], matches: bool
 ) -> None:
+    printed = " ".join(argv).encode() + b"\n"
+    assert fence.without([git, *argv]).value == printed
     outcome = fence.run(rule(git, pattern), [git, *argv])
     assert stopped(outcome) == matches
     if not matches:
-        assert outcome.value == " ".join(argv).encode() + b"\n"
+        assert outcome.value == printed
 
 
 def test_what_is_not_allowed_with_its_arguments_is_stopped(fence: Fence, git: Path) -> None:
@@ -106,7 +108,9 @@ def test_a_hole_for_some_arguments(fence: Fence, git: Path) -> None:
 
 
 def test_more_than_can_be_looked_at_counts_as_what_is_forbidden(fence: Fence, git: Path) -> None:
-    outcome = fence.run(rule(git, ["**", "--force"]), [git, LONG, LONG, LONG])
+    words = [git, LONG, LONG, LONG]
+    assert len(fence.without(words).value) == 3 * (len(LONG) + 1)
+    outcome = fence.run(rule(git, ["**", "--force"]), words)
     assert stopped(outcome)
     assert [d.flags & Flag.UNSURE for d in outcome.decisions if d.verdict.blocks] == [Flag.UNSURE]
 
@@ -115,6 +119,7 @@ def test_the_name_that_a_program_is_given_is_no_argument(fence: Fence, git: Path
     def body() -> tuple[int, int]:
         return in_child(lambda: os.execv(git, ["push", "pull"]))
 
+    assert fence.without(body).value == (0, 0)
     assert fence.run(rule(git, ["push", "**"]), body).value == (0, 0)
 
 

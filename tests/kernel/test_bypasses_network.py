@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,6 @@ from tests.support.fence import Fence, closed
 
 Program = Callable[[str], Path]
 SECRET = b"the content\n"
-
-
-@pytest.fixture
-def ear() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        opened.bind(("127.0.0.1", 0))
-        opened.setblocking(False)
-        yield opened
 
 
 def heard(ear: socket.socket) -> int:
@@ -135,6 +127,41 @@ def test_a_ring_opens_nothing_that_is_denied(
     assert SECRET not in outcome.value
     if tier is Tier.LSM:
         assert outcome.told() == [("read", "deny", "fence")]
+    else:
+        assert outcome.status == -signal.SIGKILL
+
+
+CHANGES = {"unlink": "delete", "rename": "rename", "link": "link", "symlink": "create", "mkdir": "create"}
+
+
+@pytest.mark.parametrize("polled", [(), ("sqpoll",)], ids=["entered", "sqpoll"])
+@pytest.mark.parametrize("request_", CHANGES)
+def test_a_ring_changes_no_name_that_is_denied(
+    fence: Fence, tier: Tier, program: Program, ground: Path, request_: str, polled: tuple[str, ...]
+) -> None:
+    file = ground / "file"
+
+    def names() -> list[str]:
+        return sorted(os.listdir(ground))
+
+    if request_ != "mkdir":
+        file.write_bytes(SECRET)
+    before = names()
+    words = [program("ring"), request_, file, *polled]
+    plain = fence.without(words)
+    if plain.value.startswith(b"no ring"):
+        pytest.skip(closed(plain))
+    assert plain.value == b"ok\n"
+    assert names() != before
+    subprocess.run(["rm", "-r", *(ground / name for name in names())], check=False)
+    if request_ != "mkdir":
+        file.write_bytes(SECRET)
+    outcome = fence.run(f'  - {{id: fence, on: {CHANGES[request_]}, paths: ["{file}*"], action: deny}}\n', words)
+    operation = Operation[CHANGES[request_].upper()]
+    assert [d.operation for d in outcome.decisions if d.verdict.blocks] == [operation]
+    if tier is Tier.LSM:
+        assert outcome.value == f"errno {errno.EPERM}\n".encode()
+        assert names() == before
     else:
         assert outcome.status == -signal.SIGKILL
 

@@ -103,7 +103,7 @@ def test_a_child_by_clone3_is_fenced(
     group = how == "into a control group"
     words = [program("spawn"), request.getfixturevalue("elsewhere") if group else how, program("show"), secret]
     for rules, reads in (("  []\n", True), (deny(secret), False)):
-        outcome = fence.run(rules, words)
+        outcome = fence.run(rules, words)  # without a fence: a policy that says nothing, to be told whose child it is
         (child,) = [c.process.pid for c in outcome.changes if c.what is What.FORK]
         if how == "parent":
             os.waitpid(child, WALL)

@@ -65,6 +65,7 @@ def test_nothing_is_typed_into_a_terminal(served: Host, program: Program, termin
     """In neither tier, from what `run` started. As root, which may do it on every kernel."""
     words = typing(program, way, terminal)
     policy = served.policy("  []")
+    # without a fence
     assert subprocess.run(words, check=False, pass_fds=[terminal.fd], capture_output=True, text=True).stdout == "ok\n"
     assert terminal.typed() == b"x"
     done = served.agentmon("run", "-p", policy, "--", *words, pass_fds=[terminal.fd])
@@ -78,6 +79,7 @@ def test_nothing_is_typed_into_a_terminal(served: Host, program: Program, termin
 def test_nothing_is_pasted_into_a_console(served: Host, program: Program, terminal: Terminal, way: str) -> None:
     """TIOCLINUX is refused before it is looked at what for: this terminal knows no such thing."""
     words = typing(program, way, terminal, TIOCLINUX)
+    # without a fence
     before = subprocess.run(words, check=False, pass_fds=[terminal.fd], capture_output=True, text=True)
     assert before.stdout == f"errno {errno.ENOTTY}\n"
     done = served.agentmon("run", "-p", served.policy("  []"), "--", *words, pass_fds=[terminal.fd])
@@ -110,6 +112,7 @@ def own_key() -> None:
 def test_no_key_of_the_user_is_read(served: Host, program: Program, way: str) -> None:
     """From what `run` started, in both tiers."""
     words = [str(program("keys")), way, KEY]
+    # without a fence
     before = subprocess.run(words, check=False, preexec_fn=own_key, capture_output=True, text=True)
     assert before.stdout == "secret\nsecret\nown\n"
     done = served.agentmon("run", "-p", served.policy("  []"), "--", *words, preexec_fn=own_key)

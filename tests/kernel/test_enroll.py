@@ -173,6 +173,7 @@ def test_a_connection_that_is_there_already_is_refused_until_accepted(served: Ho
                     assert f"{child.pid}:fd3: connect `127.0.0.1:{port}`" in refused.stderr
                     assert "rule `network`: no network" in refused.stderr
                     assert served.json("ps")["sessions"] == []
+                    # without a fence, which was refused
                     assert told("go\n") == "sent"
                     assert ear.recv(100) == b"data"
                     one = served.agentmon("enroll", str(child.pid), "-p", policy, "--accept", f"{child.pid}:fd3")

@@ -74,7 +74,9 @@ def test_a_symlink_does_not_hide_a_program(
 ) -> None:
     link = tool.with_name("harmless")
     link.symlink_to(tool)
-    outcome = fence.run(deny(tool), [program("spawn"), "fork", link, secret])
+    words = [program("spawn"), "fork", link, secret]
+    assert fence.without(words).value == SECRET
+    outcome = fence.run(deny(tool), words)
     assert refused(outcome, tier)
     assert object_path(outcome.decisions[-1]) == os.fsencode(tool)
 
@@ -84,7 +86,9 @@ def test_a_hard_link_does_not_hide_a_program_named_exactly(
 ) -> None:
     link = tool.with_name("harmless")
     link.hardlink_to(tool)
-    outcome = fence.run(deny(tool), [program("spawn"), "fork", link, secret])
+    words = [program("spawn"), "fork", link, secret]
+    assert fence.without(words).value == SECRET
+    outcome = fence.run(deny(tool), words)
     assert refused(outcome, tier)
     assert outcome.decisions[-1].flags & Flag.PINNED
 
@@ -142,8 +146,15 @@ def test_a_script_by_another_name_does_not_run(fence: Fence, tier: Tier, ground:
     other.symlink_to(script)
     (ground / "sub").mkdir()
     names = {"dots": f"{ground}/sub/../script", "slashes": f"{ground}//script"}
-    outcome = fence.run(deny(script), lambda: in_child(lambda: os.execv(names.get(way, str(other)), ["script"])))
-    assert outcome.value != 0
+
+    def body() -> tuple[int, int]:
+        return in_child(lambda: os.execv(names.get(way, str(other)), ["script"]))
+
+    assert fence.without(body).value == (0, 0)
+    assert proof.exists()
+    proof.unlink()
+    outcome = fence.run(deny(script), body)
+    assert outcome.value != (0, 0)
     assert not proof.exists()
     assert any(d.verdict is Action.DENY and d.object == os.fsencode(script) for d in outcome.decisions)
 

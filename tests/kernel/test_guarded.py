@@ -623,6 +623,7 @@ def start_setgid(program: Path, gid: int, groups: list[int]) -> tuple[int, int]:
 @pytest.mark.parametrize("groups", [[], [1, 2, 3], list(range(1000, 1064))])
 def test_a_group_that_a_program_brings_is_gained(fence: Fence, tier: Tier, ground: Path, groups: list[int]) -> None:
     program = ground / "program"
+    assert fence.without(lambda: start_setgid(program, 77, groups)).value == (0, 0)
     outcome = fence.run(policy("setid", "deny"), lambda: start_setgid(program, 77, groups))
     assert outcome.value == blocked(tier)
     assert outcome.told() == [("setid", "deny", "guard")]

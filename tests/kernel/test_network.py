@@ -214,6 +214,8 @@ def test_a_send_on_a_connected_socket_is_judged_again(fence: Fence, ears: Ears) 
             sock.connect(("127.0.0.1", ears.port))
             sock.send(b"data")
 
+    assert fence.without(body).errno == 0
+    assert ears.heard()
     outcome = fence.run(deny(ears.port, operations="send"), body)
     assert outcome.errno == errno.EPERM
     assert outcome.told() == [("send", "deny", "fence")]

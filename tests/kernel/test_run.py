@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -203,7 +203,10 @@ AS_NOBODY = (
 
 
 def test_an_ordinary_user_runs_a_command_without_new_privileges(served: Host, policy: Path) -> None:
-    words = ["--config", str(served.config), "run", "-p", str(policy), "--", "grep", "NoNewPrivs", "/proc/self/status"]
+    show = ["grep", "NoNewPrivs", "/proc/self/status"]
+    # without a fence
+    assert subprocess.run(show, capture_output=True, text=True, check=True).stdout == "NoNewPrivs:\t0\n"
+    words = ["--config", str(served.config), "run", "-p", str(policy), "--", *show]
     for _ in range(5):
         done = subprocess.run(
             [sys.executable, "-c", AS_NOBODY, *words], env=served.environment(), cwd="/",
@@ -230,7 +233,10 @@ def test_children_and_grandchildren_are_fenced(served: Host, policy: Path) -> No
     assert "1 operation(s) blocked" in done.stderr
 
 
-def test_watch_shows_what_is_blocked_and_survives_a_restart(host: Host) -> None:
+@pytest.mark.parametrize("end", [subprocess.Popen.terminate, subprocess.Popen.kill])
+def test_watch_shows_what_is_blocked_and_survives_a_restart(
+    host: Host, end: Callable[[subprocess.Popen[bytes]], None]
+) -> None:
     daemon = host.start()
     secret = host.directory / "secret"
     secret.write_text("x")
@@ -243,14 +249,22 @@ def test_watch_shows_what_is_blocked_and_survives_a_restart(host: Host) -> None:
         records = [json.loads(watch.stdout.readline()) for _ in range(3)]
         blocked = next(r for r in records if r["kind"] == "decision")
         assert (blocked["operation"], blocked["object"], blocked["rule"]) == ("read", str(secret), "secret")
-        daemon.terminate()
-        daemon.wait()
-        assert "waiting" in watch.stderr.readline()
-        host.start()
-        assert "back" in watch.stderr.readline()
-        host.agentmon("run", "-p", policy, "--", "cat", secret)
-        while json.loads(watch.stdout.readline())["kind"] != "decision":
+        reads = ("run", "-p", policy, "--", "sh", "-c", 'read name; cat "$name"')
+        with host.spawn(*reads, stdin=subprocess.PIPE) as lives_on:
+            wait_for(lambda: host.json("ps")["sessions"], "the session")
+            end(daemon)
+            daemon.wait()
+            assert "waiting" in watch.stderr.readline()
+            host.start()
+            assert "back" in watch.stderr.readline()
+            lives_on.communicate(f"{secret}\n", timeout=PATIENCE_S)
+        while (record := json.loads(watch.stdout.readline()))["kind"] != "decision":
             pass
+        assert (record["operation"], record["object"], record["rule"]) == ("read", str(secret), "secret")
+        host.agentmon("run", "-p", policy, "--", "cat", secret)
+        while (again := json.loads(watch.stdout.readline()))["kind"] != "decision":
+            pass
+        assert (again["object"], again["session"] != record["session"]) == (str(secret), True)
         watch.terminate()
 
 
@@ -276,6 +290,20 @@ def test_what_was_blocked_while_no_daemon_ran_bears_its_session(host: Host) -> N
     assert [r["object"] for r in told if r["verdict"] == "deny"] == [str(secret)]
     assert (told[-1]["kind"], told[-1]["operation"]) == ("session", "ended")
     assert host.json("ps")["sessions"] == []
+
+
+def test_the_next_daemon_knows_who_is_in_a_session(host: Host) -> None:
+    daemon = host.start()
+    policy = host.policy("  - {id: nothing, on: read, paths: [/nonexistent], action: deny}")
+    with subprocess.Popen(["sh", "-c", "read x"], stdin=subprocess.PIPE, cwd=host.directory) as agent:
+        host.json("enroll", str(agent.pid), "-p", policy, "--accept", "all")
+        before = host.json("ps")["sessions"][0]["processes"]
+        assert [(one["pid"], one["uid"], one["comm"]) for one in before] == [(agent.pid, os.geteuid(), "sh")]
+        daemon.kill()
+        daemon.wait()
+        host.start()
+        assert host.json("ps")["sessions"][0]["processes"] == before
+        agent.communicate(b"go\n")
 
 
 def test_without_a_daemon_one_is_embedded_and_leaves_nothing(host: Host, tier: Tier) -> None:

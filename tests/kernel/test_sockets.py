@@ -132,6 +132,8 @@ def test_a_socket_is_known_by_its_true_path(fence: Fence, tier: Tier, place: Pat
             else:
                 reach(other)
 
+        assert fence.without(body).errno == 0
+        assert heard(sock) == b"hello"
         outcome = fence.run(deny("unix", address), body)
         assert outcome.stopped(tier)
         assert heard(sock) == b""
@@ -151,6 +153,8 @@ def test_names_of_abstract_sockets_are_no_paths(fence: Fence, tier: Tier) -> Non
 def test_an_abstract_name_of_full_length_and_odd_bytes(fence: Fence, tier: Tier) -> None:
     name = b"\0" + b"\xff\0\n" + b"x" * (107 - 3)
     with server(name) as sock:  # type: ignore[arg-type]  # bytes are as good
+        assert fence.without(lambda: reach(name)).errno == 0  # type: ignore[arg-type]  # bytes are as good
+        assert heard(sock) == b"hello"
         outcome = fence.run(deny("unix", "@**x"), lambda: reach(name))  # type: ignore[arg-type]
         assert outcome.stopped(tier)
         assert heard(sock) == b""
@@ -220,6 +224,8 @@ def test_what_another_session_serves_is_not_its_own(fence: Fence, tier: Tier, pl
             reach(address)
 
         assert other.run(serve).told() == []
+        assert heard(sock) == b"hello"
+        assert fence.without(lambda: reach(address)).errno == 0
         assert heard(sock) == b"hello"
         assert fence.run(deny("unix", address), lambda: reach(address)).stopped(tier)
         assert heard(sock) == b""

@@ -174,6 +174,9 @@ def test_no_descendant_escapes_while_a_tree_is_enrolled(
 ) -> None:
     flag = ground / "flag"
     depth, width = ("3", "3") if tier is Tier.REACT else ("2", "2")
+    free = ground / "free"
+    free.touch()
+    assert b"escaped" in fence.without([program("swarm"), depth, width, secret, free]).value
     tree = subprocess.Popen([program("swarm"), depth, width, secret, flag], stdout=subprocess.PIPE)
     try:
         time.sleep(0.2)  # it forks all the while

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentmon.control.client import Client, reachable
+from agentmon.host import process
 from agentmon.kernel import objects
 from agentmon.kernel.host import BPFFS
 
@@ -56,7 +57,7 @@ class Host:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pid in self.daemon_pids():
+        for pid in self._daemons_and_forks():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for daemon in self.daemons:
@@ -111,14 +112,20 @@ class Host:
         return Client(self.socket, PATIENCE_S)
 
     def daemon_pids(self) -> list[int]:
-        """Daemons of this host that run, embedded or not."""
+        """Daemons of this host that run, embedded or not; without what they have just forked."""
+        found = self._daemons_and_forks()
+        return [pid for pid, parent in found.items() if parent not in found]
+
+    def _daemons_and_forks(self) -> dict[int, int]:
+        """With the parents of each."""
         wanted = str(self.config).encode()
-        found: list[int] = []
+        found: dict[int, int] = {}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = path.read_bytes().split(b"\0")
                 if wanted in words and b"daemon" in words:
-                    found.append(int(path.parent.name))
+                    pid = int(path.parent.name)
+                    found[pid] = process.stat(pid).ppid
         return found
 
     def gone(self) -> bool:

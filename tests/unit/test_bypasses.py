@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.test_guests import SHORT
+
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "bypasses.md"
 TIERS = ("lsm", "react")
@@ -22,6 +24,22 @@ BASELINES = (".without(", "# without a fence")
 MONITORS_OWN = {
     "PID reuse", "Full process table", "Squatting the place of pins", "Speaking to the daemon as somebody else",
 }  # fmt: skip
+
+
+#: Tests that are listed beside others which show the effect, and why these do not.
+NO_EFFECT = {
+    "test_agreement.py": "the kernel says what the evaluator says, of thousands of paths",
+    "test_agreement_moves.py": "the kernel says what the tables say, of random moves",
+    "test_operations.py::test_looking_at_a_name_is_no_read": "what is allowed",
+    "test_resolver.py": "in a network of its own: what its services hear is shown by the tests beside it",
+    "test_other_resolvers.py": "shown by test_without_the_rule_they_hear_any_name",
+    "test_implied.py": "what `policy check` says",
+    "test_fence_survives.py": "shown by test_the_loop_would_leak_without_a_fence",
+    "test_plan.py": "outside of the step, or before it is used up, the same call works",
+    "test_attacks.py::test_a_root_agent_cannot_pass_for_another_process": "who is not fenced need not pass for one",
+    "test_bypasses_processes.py::test_what_forks_through_the_release_of_its_session_is_in_none": "who reads after it",
+    "test_tracking.py::test_a_reused_pid_inherits_nothing": "the one that has the PID then is not fenced, and reads",
+}
 
 
 @dataclass
@@ -91,6 +109,12 @@ def baselines_in(file: str) -> frozenset[str]:
     return frozenset(found | users)
 
 
+def tiers_of(test: str) -> frozenset[str]:
+    """Where a test, by its node id without parameters, runs."""
+    file, _, name = test.partition("::")
+    return functions_in(file)[name]
+
+
 def problems(entry: Entry) -> list[str]:
     """What is wrong with an entry."""
     found = [f"says nothing of {tier}" for tier in TIERS if tier not in entry.says]
@@ -135,7 +159,27 @@ def test_each_way_is_listed_once() -> None:
     assert sorted(set(titles)) == sorted(titles)
 
 
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e.state("lsm") != "open"], ids=lambda e: e.title)
+def test_each_run_of_the_guests_shows_it(entry: Entry) -> None:
+    """This host may not have the LSM tier: a claim about it is seen in the guests of every run, not before releases."""
+    kernel = [t for t in entry.tests if t.startswith("tests/kernel/") and "lsm" in tiers_of(t)]
+    guests = [guest for guest in SHORT.values() if guest.tier == "lsm"]
+    names = {name.partition("[")[0] for guest in guests for name in guest.only}
+    shown = [t for t in kernel if t in names or any(guest.runs(t) for guest in guests)]
+    assert shown or not kernel, f"no short guest runs any of {kernel}: add one to WAYS in tests/vm/test_guests.py"
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.title)
+def test_each_test_of_a_way_shows_its_effect_first(entry: Entry) -> None:
+    for test in entry.tests:
+        file, _, name = test.partition("::")
+        known = {Path(file).name, f"{Path(file).name}::{name}"} & NO_EFFECT.keys()
+        if entry.title not in MONITORS_OWN and not known:
+            assert name in baselines_in(file), f"`{test}` shows nothing without a fence, or say why in NO_EFFECT"
+
+
 OPERATIONS = "tests/kernel/test_operations.py"
+MOVES = "tests/kernel/test_agreement_moves.py"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +194,7 @@ OPERATIONS = "tests/kernel/test_operations.py"
             f"there is no test `{OPERATIONS}::test_x`",
         ),
         (
-            f"- lsm: open: no\n- react: covered, stops\n- test: `{OPERATIONS}::test_truncation_by_name_is_a_write`",
+            f"- lsm: open: no\n- react: covered, stops\n- test: `{MOVES}::test_random_moves`",
             "claims to be covered in react, and no test of it runs there",
         ),
         (

@@ -54,8 +54,28 @@ HOOKS = _files(
     "arguments", "bypasses_files", "bypasses_network", "deputies", "exec", "guarded", "limits", "names", "network",
     "operations", "parking", "plan", "sockets", "stress", "tracking",
 )  # fmt: skip
+#: What docs/bypasses.md claims for the LSM tier by tests of other files (tests/unit/test_bypasses.py has it so).
+WAYS = (
+    "tests/kernel/test_attacks.py::test_a_detached_copy_of_a_mount_has_no_paths",
+    "tests/kernel/test_attacks.py::test_a_file_system_that_is_mounted_nowhere_has_no_paths",
+    "tests/kernel/test_attacks.py::test_a_place_for_pins_that_somebody_else_made_is_not_used",
+    "tests/kernel/test_attacks.py::test_a_root_agent_cannot_pass_for_another_process",
+    "tests/kernel/test_attacks.py::test_udp_lite_has_no_connect_hook",
+    "tests/kernel/test_bypasses_terminal.py::test_no_key_of_the_user_is_read[native]",
+    "tests/kernel/test_bypasses_terminal.py::test_nothing_is_typed_into_a_terminal[native]",
+    "tests/kernel/test_bypasses_terminal.py::test_typing_into_a_terminal_is_ptrace",
+    "tests/kernel/test_conditions.py::test_no_push_unless_the_tests_passed",
+    "tests/kernel/test_conditions.py::test_who_starts_a_program_is_its_ancestor",
+    "tests/kernel/test_enroll.py::test_what_is_held_already_is_refused_until_accepted",
+    "tests/kernel/test_other_resolvers.py::test_another_name_for_the_socket_leads_nowhere",
+    "tests/kernel/test_resolver.py::test_a_name_server_of_the_agents_own_is_not_reached",
+    "tests/kernel/test_run.py::test_a_fenced_process_may_not_release_or_enrol",
+    "tests/kernel/test_run.py::test_descriptors_that_the_policy_denies_are_closed",
+    "tests/kernel/test_told.py::test_root_in_a_session_cannot_pass_for_another_session",
+)
 #: The daemon and the command line are the same in both tiers, and are tested natively: here it is that they meet.
 MEET = (
+    *WAYS,
     *_files("agreement", "bypasses_processes", "names", "parking"),
     "tests/kernel/test_enroll.py::test_a_running_tree_is_fenced_and_released",
     "tests/kernel/test_hold.py::test_a_connection_waits_and_goes_on_once_approved",
@@ -91,7 +111,16 @@ SHORT = {
 }
 # With AGENTMON_GUESTS=all, before a release: all of it on each kernel, in hours. But what needs more packages.
 NATIVE = _files("fingerprint", "plan_examples")
-WAITING = ("hold", "hold_waiting", "hold_siblings", "hold_ends", "hold_answers")
+WAITING = (
+    "hold",
+    "hold_waiting",
+    "hold_siblings",
+    "hold_threads",
+    "hold_full",
+    "hold_ends",
+    "hold_answers",
+    "hold_units",
+)
 AGENTS = _files("run", "plan_hook", "enroll", "told", "top", *WAITING, "approvals", "parking", "fence_survives")
 DAEMONS = _files("missing_programs", "resolver", "other_resolvers", "reload_daemon")
 REACT = _files("exec", *WAITING, "hold_arguments", "hold_exec", "hold_open", "network", "operations", "tracking")
@@ -113,6 +142,7 @@ SHOWN = {
     "tests/kernel/test_network.py::test_a_socket_that_no_rule_can_judge_is_denied[": ("6.1", "6.12", "7.2"),
     "tests/kernel/test_attacks.py::test_udp_lite_has_no_connect_hook[": ("6.1", "6.12"),
     "tests/kernel/test_bypasses_files.py::test_a_file_named_exactly_stays_denied_when_": ("6.1", "6.12", "7.2"),
+    "tests/kernel/test_bypasses_files.py::test_no_ordinary_user_mounts_a_denied_directory_": ("6.1", "6.12", "7.2"),
     "tests/kernel/test_bypasses_files.py::test_no_program_reads_what_is_denied[": ("6.1", "6.12", "7.2"),
     "tests/kernel/test_bypasses_files.py::test_no_raw_device_is_read[": ("6.1", "6.12", "7.2"),
     "tests/kernel/test_arguments.py::test_arguments_rewritten_during_the_call_": ("6.1", "6.12", "7.2"),
@@ -124,6 +154,7 @@ SHOWN = {
     "tests/kernel/test_bypasses_network.py::test_a_ring_sends_": ("6.1",),
     "tests/kernel/test_operations.py::test_a_ring_": ("6.1", "6.12", "7.2"),
     "tests/kernel/test_plan.py::test_a_ring_": ("6.1", "6.12", "7.2"),
+    "tests/kernel/test_hold_ends.py::test_a_ring_has_done_nothing_": ("6.12-agents",),
 }
 OPTIONAL = {"7.2"}  # Debian's sid moves on
 TIMEOUT_SECONDS = 2700.0 if GUESTS is SHORT else 6 * 3600.0
