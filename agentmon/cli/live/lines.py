@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 from agentmon.cli import watched
 from agentmon.cli.live.approvals import Approval, Approvals
 from agentmon.cli.live.state import Item, State
 from agentmon.cli.live.stream import Row
 from agentmon.cli.live.words import Line, head, left, middle, number, right, span, tidy, width
-from agentmon.cli.ps import LOSSES
+from agentmon.cli.ps import LOSSES, steps
 from agentmon.model.records import Record
 from agentmon.model.text import plainly
 
@@ -58,7 +59,9 @@ def top(state: State, cells: int, now: dt.datetime) -> list[Line]:
 
 
 def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
-    """A session or a process."""
+    """A session, its plan, or a process."""
+    if it.plan:
+        return _plan(it.session, cells)
     if it.process is not None:
         p = it.process
         foreign = p["uid"] not in (it.session["uid"], -1)  # -1: a daemon that took over has not seen it act yet
@@ -87,6 +90,16 @@ def item(state: State, it: Item, cells: int, now_ns: int) -> Line:
         line.append((f"{score} " if "to_go" in found else f"score {score} ", "warn" if "↑" in score else ""))
     used = sum(len(text) for text, _ in line)
     return [*line, (head(tidy(s["command"]), cells - used), "bold")]
+
+
+def _plan(session: dict[str, Any], cells: int) -> Line:
+    """Which step is where. What is going on and what may come next has the room before what was done."""
+    stopped = f"PAUSED: {tidy(session['paused'])}  " if session.get("paused") else ""
+    name = f"   plan {middle(tidy(session['plan']), 20)}  "
+    return [
+        (name, ""), (head(stopped, cells - width(name)), "alarm"),
+        (head(tidy(steps(session["steps"])), cells - width(name) - width(stopped)), "name"),
+    ]  # fmt: skip
 
 
 # ---- the stream

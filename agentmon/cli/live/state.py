@@ -46,16 +46,17 @@ class Rates:
 
 @dataclass(slots=True)
 class Item:
-    """A row of the sessions: a session, or one of its processes by its place in the tree."""
+    """A row of the sessions: a session, where its plan is, or one of its processes by its place in the tree."""
 
     session: dict[str, Any]
     process: dict[str, Any] | None = None
     branch: str = ""
+    plan: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
         """What it stays the same by."""
-        return self.session["session"], self.process["pid"] if self.process else 0
+        return self.session["session"], -1 if self.plan else self.process["pid"] if self.process else 0
 
 
 @dataclass(slots=True)
@@ -111,6 +112,8 @@ class State:
         self.items = []
         for session in self.sessions:
             self.items.append(Item(session))
+            if "plan" in session:
+                self.items.append(Item(session, plan=True))
             if self.tree:
                 self.items += [Item(session, p, branch) for p, branch in tree(session["processes"])]
 

@@ -73,6 +73,30 @@ def test_the_tree_has_every_process_once() -> None:
     assert len(list(tree(chain))) == 5000
 
 
+def text(line: lines.Line) -> str:
+    return "".join(part for part, _ in line)
+
+
+def test_a_plan_has_a_row_that_says_which_step_is_where() -> None:
+    steps = [
+        {"step": name, "state": state} for name, state in (("get", "done"), ("build", "active"), ("push", "waiting"))
+    ]
+    planned = session(plan="release\x1b[2J", steps=steps)
+    state = State()
+    state.take(status(1, planned, session("s-2")), 0)
+    assert [item.key for item in state.items] == [("s-1", 0), ("s-1", -1), ("s-1", 10), ("s-2", 0), ("s-2", 10)]
+    shown = text(lines.item(state, state.items[1], 79, 0))
+    assert shown.endswith("active: build; done: get; waiting: push")
+    assert "plan release" in shown
+    assert "\x1b" not in shown
+    assert "active: build" in details.as_text(details.of_item(state.items[1], state))
+    planned["paused"] = "max-write of `build`"
+    assert "PAUSED: max-write of `build`  active: build" in text(lines.item(state, state.items[1], 90, 0))
+    assert width(text(lines.item(state, state.items[1], 40, 0))) <= 40
+    state.fold()  # hides processes only
+    assert [item.key for item in state.items] == [("s-1", 0), ("s-1", -1), ("s-2", 0)]
+
+
 def test_only_one_session_is_shown_when_asked_for() -> None:
     state = State(only="s-2")
     state.take(status(1, session(), session("s-2")), 0)
