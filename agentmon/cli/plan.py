@@ -79,7 +79,7 @@ def _check(args: argparse.Namespace) -> int:
             complain(args, error, plan=name)
             code = INVALID
             continue
-        found = list(warnings(plan))
+        found = list(warnings(plan, (*bound.parts, bound.agent)))
         rules = sum(len(step.part.rules) for step in plan.steps) + len(plan.agent.rules)
         if args.json:
             print_json(

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 from agentmon.model.operations import Action, Operation
 from agentmon.plan.plan import CHANGES, NETWORK, REACHES, Part, Plan, Step
+from agentmon.policy.bind import BoundPolicy
+from agentmon.policy.check_rules import in_vain
+from agentmon.policy.compile import compile_policy
 from agentmon.policy.glob import did_you_mean
 from agentmon.policy.rules import Complaints, Place, Rule
 
@@ -161,8 +164,8 @@ def _for_all(rule: Rule) -> bool:
     return not any(getattr(rule, name) for name in _NARROW)
 
 
-def warnings(plan: Plan) -> Iterator[str]:
-    """What is probably not meant."""
+def warnings(plan: Plan, parts: Iterable[BoundPolicy] = ()) -> Iterator[str]:
+    """What is probably not meant. ``parts``: what steps and agent may do, with variables filled in."""
     agent: Part = plan.agent
     reaches = agent.hosts or any(
         rule.action <= Action.HOLD and set(rule.operations) & set(REACHES) for rule in agent.rules
@@ -186,6 +189,8 @@ def warnings(plan: Plan) -> Iterator[str]:
         for need in step.waits:
             if need in spare[step.id]:
                 yield f"{step.place}: step `{step.id}` waits for `{need}` by another step already; leave it out"
+    for part in parts:
+        yield from in_vain(part, compile_policy(part))
 
 
 def implied(plan: Plan) -> dict[str, set[str]]:

@@ -40,10 +40,21 @@ def _said(value: Any) -> Any:
 Word = Annotated[str | None, BeforeValidator(_said)]
 
 
+def _never_empty(remedy: str) -> BeforeValidator:
+    """Empty is no list, and here it would not mean everything either."""
+
+    def there(value: Any) -> Any:
+        if value is None:
+            raise ValueError(f"is empty; {remedy}")
+        return value
+
+    return BeforeValidator(there)
+
+
 class StartModel(Model):
     """One way to start a step: a program, by its file and its arguments; or a mark."""
 
-    exe: Objects = None
+    exe: Annotated[Objects, _never_empty("name a program such as `**/git`")] = None
     argv: Arguments = None
     mark: Truth = False
 
@@ -56,7 +67,7 @@ class PartModel(Model):
     read_only: Truth = Field(default=False, alias="read-only")
     no_network: Truth = Field(default=False, alias="no-network")
     no_exec: Truth = Field(default=False, alias="no-exec")
-    hosts: Objects = None
+    hosts: Annotated[Objects, _never_empty("write `no-network: true`, or name a host")] = None
 
 
 class StepModel(PartModel):

@@ -7,9 +7,11 @@ import pytest
 
 from agentmon.errors import PolicyError
 from agentmon.model.operations import Operation
+from agentmon.plan.bind import bind_plan
 from agentmon.plan.check import order, warnings
 from agentmon.plan.load import load_text
 from agentmon.plan.plan import OnViolation, Plan
+from agentmon.policy.rules import Variables
 
 PLAN = """
 plan: release
@@ -113,6 +115,8 @@ def test_a_plan_is_understood() -> None:
         ("[{id: a, starts: mark, on_violation: kill}]", "unknown key `on_violation`; did you mean `on-violation`?"),
         ("[{id: a, starts: mark, hosts: 10.0.0.1}]", "`10.0.0.1` is an address; allow it in a rule, by `cidrs`"),
         ("[{id: a, starts: mark, hosts: []}]", "`hosts` is empty; write `no-network: true`, or name a host"),
+        ("[{id: a, starts: mark, hosts: }]", "`hosts` is empty; write `no-network: true`, or name a host"),
+        ("[{id: a, starts: {exe: }}]", "`exe` is empty; name a program such as `**/git`"),
         ("[{id: a, starts: mark, default: {wriet: deny}}]", "unknown operation `wriet`; did you mean `write`?"),
         ("[{id: a, starts: mark, default: {write: hold}}]", "`hold` is no default of a plan; write `allow`"),
         ("[{id: a, starts: mark, rules: [{id: r, on: reed, action: allow}]}]", "unknown operation `reed`"),
@@ -236,3 +240,24 @@ steps:
         "p.yaml:6:10: step `c` waits for `a` by another step already; leave it out",
     ]
     assert list(warnings(load(PLAN))) == []
+
+
+def test_rules_of_a_step_that_forbid_what_others_allow_are_warned_of() -> None:
+    text = """
+plan: p
+agent: {hosts: "a.example.com:443"}
+steps:
+  - id: a
+    starts: mark
+    rules:
+      - {id: may, on: write, paths: /srv/x/**, action: allow}
+      - {id: not, on: write, paths: /srv/**, action: deny}
+      - {id: other, on: write, paths: /home/**, action: allow}
+"""
+    bound = bind_plan(load(text), Variables(b"/w", b"/home/a", b"a"))
+    assert list(warnings(bound.plan, (*bound.parts, bound.agent))) == [
+        (
+            "p.yaml:8:14: rule `may` can never decide: whatever it matches, `not` (deny, p.yaml:9) decides first;"
+            " drop it, or carve a hole with `except` in the other"
+        )
+    ]
