@@ -84,6 +84,8 @@ class Commands(Expander):
             if path is None:
                 self.hole(f"which file `> {shown(redirect.word)}` in {redirect.where} is")
             elif not path.startswith("/dev/"):
+                if path.startswith("**/"):
+                    self.hole(f"in which directory `> {shown(redirect.word)}` in {redirect.where} is")
                 if path not in self.drafts.outside_writes:
                     self.drafts.outside_writes.append(path)
                 if steps:

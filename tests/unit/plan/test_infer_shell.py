@@ -323,6 +323,9 @@ def test_redirections_are_the_shells() -> None:
     plan = plan_of(shell)
     assert plan is not None
     assert plan.agent.rules[0].id == "redirections"
+    shell.read('cd "$D"\nmake > build.log', "line {line}")
+    assert shell.drafts.outside_writes[-1] == "**/build.log"
+    assert shell.drafts.holes[-1] == "in which directory `> build.log` in line 2 is"
 
 
 # ---- several texts
