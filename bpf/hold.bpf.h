@@ -134,6 +134,27 @@ static __always_inline void kick_waiting(struct task_struct *t)
 }
 #endif
 
+#ifndef AM_REACT
+/*
+ * The program that a call opened has no name any more, and its thread waits in that call to start what is there: it was
+ * replaced between the open and the hook. The call is to restart and to open what its path leads to by now, which is another
+ * question. Not for longer than it takes to freeze it: the file may have been named by a descriptor.
+ */
+static __noinline bool was_replaced(void)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+	struct am_hold_key k = {};
+	struct am_held *last;
+
+	k.start_ns = t->group_leader->start_boottime;
+	k.tgid = t->tgid;
+	k.tid = t->pid;
+	last = bpf_map_lookup_elem(&held, &k);
+	return last && !last->used_ns && last->call == call_print(t) &&
+	       bpf_ktime_get_boot_ns() - last->asked_ns <= knobs.park_ns && !kick();
+}
+#endif
+
 #define am_say(verdict, reason) ((verdict) | (reason) << 16)
 
 /*

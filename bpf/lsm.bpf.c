@@ -145,7 +145,7 @@ int BPF_PROG(exec_check, struct linux_binprm *bprm)
 		forget_starting((void *)bpf_get_current_task_btf());
 	/* a memfd, or a file that was deleted: nobody can look at what ran */
 	if (!f->f_inode->i_nlink) {
-		int err = guard(AM_ANON_EXEC);
+		int err = was_replaced() ? -AM_ERESTARTNOINTR : guard(AM_ANON_EXEC);
 
 		if (err || pseudo((__u64)f->f_path.mnt))
 			return err;
