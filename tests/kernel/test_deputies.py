@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from agentmon.model.operations import Action, Tier
 from agentmon.policy.load import load
 from agentmon.policy.rules import Variables
 from tests.support.fence import ALLOW_ALL, Fence, blocked, in_child
+from tests.support.hosts import PATIENCE_S
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
@@ -71,6 +73,18 @@ def checked(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), what)
 
 
+def bind(ear: socket.socket, name: Name) -> None:
+    """An IPv6 address may be bound a moment after it was added: the kernel checks it first, for loopback too."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ear.bind(name)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def serve(ask: int, answer: int) -> None:
     """Serves all names, with mounts and a network of its own; for each byte tells which of them heard something."""
     checked(LIBC.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
@@ -88,7 +102,7 @@ def serve(ask: int, answer: int) -> None:
         if isinstance(name, str) and name[0] == "/":
             Path(name).parent.mkdir(parents=True, exist_ok=True)
         ear = socket.socket(family(name))
-        ear.bind(name)
+        bind(ear, name)
         ear.listen()
         ear.setblocking(False)
         ears.append(ear)
