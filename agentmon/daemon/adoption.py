@@ -80,11 +80,22 @@ def _remember(daemon: Daemon) -> None:
         records = latest(daemon.audit.path, daemon.states)
         for record in records:
             session = daemon.engine.find(record.session)
-            if session is not None and record.blocked and "quiet" not in record.flags:
-                session.recall(record if record.kind == "decision" else record._replace(operation="name"))
+            if session is not None and record.blocked and (told := _as_told(record)) is not None:
+                session.recall(told)
     for state in daemon.states.values():
         if state.profile:
             _watch(daemon, state, records)
+
+
+def _as_told(record: Record) -> Record | None:
+    """What was blocked as the session had it then; None: that was not told, or by another record (a denied approval)."""
+    if record.kind == "decision" and "quiet" not in record.flags:
+        return record
+    if record.kind == "name":
+        return record._replace(operation="name")
+    if record.kind == "step":
+        return record._replace(reason=record.detail)
+    return None
 
 
 def _watch(daemon: Daemon, state: SessionState, records: list[Record]) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from agentmon.host import process
 from agentmon.model.operations import Tier
+from tests.support.held import asked
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 NOBODY = 65534
@@ -359,11 +360,17 @@ def test_the_next_daemon_knows_what_was_blocked_and_asked(tmp_path: Path) -> Non
         daemon = host.start()
         secret = host.directory / "secret"
         secret.write_text("secret")
-        policy = host.policy(f"  - {{id: secret, on: read, paths: ['{secret}'], action: deny, reason: people's}}")
+        policy = host.policy(
+            f"""  - {{id: secret, on: read, paths: ['{secret}'], action: deny, reason: people's}}
+  - {{id: asks, on: connect, ports: 9, action: hold}}"""
+        )
         with agent(host, policy) as fenced:
             fenced.does(f"cat {secret}")
+            fenced.does("python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 9))' >&- 2>&- &")
+            assert host.agentmon("deny", asked(host)[0]["id"], "--reason", "not today").returncode == 0
             id_ = fenced.agentmon("ask", "may I?")[1].strip()
-            wait_for(lambda: str(secret) in host.agentmon("audit", "log", "--blocked").stdout, "the record")
+            for what in (str(secret), "deny connect 127.0.0.1:9"):
+                wait_for(lambda what=what: what in host.agentmon("audit", "log", "--blocked").stdout, "the record")  # type: ignore[misc]
             os.kill(daemon.pid, signal.SIGKILL)
             daemon.wait()
             host.start()
@@ -371,6 +378,8 @@ def test_the_next_daemon_knows_what_was_blocked_and_asked(tmp_path: Path) -> Non
             assert code == 0, err
             assert f"read {secret} by cat" in out
             assert "rule secret: people's" in out
+            assert "connect 127.0.0.1:9 by python3: blocked by rule asks: denied by root (uid 0): not today" in out
+            assert out.count("127.0.0.1:9") == 1  # the denied approval is no other operation
             assert fenced.agentmon("ask")[1] == f"{id_}: may I?\n  no answer yet\n"
             host.json("answer", id_, "yes")
             assert fenced.agentmon("ask")[1].endswith("  yes\n")
