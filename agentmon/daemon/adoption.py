@@ -88,7 +88,7 @@ def _remember(daemon: Daemon) -> None:
 
 
 def _as_told(record: Record) -> Record | None:
-    """What was blocked as the session had it then; None: that was not told, or by another record (a denied approval)."""
+    """What was blocked, as the session had it then; None: not told, or by another record (a denied approval)."""
     if record.kind == "decision" and "quiet" not in record.flags:
         return record
     if record.kind == "name":

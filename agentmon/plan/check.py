@@ -189,8 +189,8 @@ def warnings(plan: Plan, parts: Iterable[BoundPolicy] = ()) -> Iterator[str]:
         for need in step.waits:
             if need in spare[step.id]:
                 yield f"{step.place}: step `{step.id}` waits for `{need}` by another step already; leave it out"
-    for part in parts:
-        yield from in_vain(part, compile_policy(part))
+    for bound in parts:
+        yield from in_vain(bound, compile_policy(bound))
 
 
 def implied(plan: Plan) -> dict[str, set[str]]:
