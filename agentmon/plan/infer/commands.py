@@ -84,12 +84,17 @@ class Commands(Expander):
             if path is None:
                 self.hole(f"which file `> {shown(redirect.word)}` in {redirect.where} is")
             elif not path.startswith("/dev/"):
-                if path.startswith("**/"):
+                if self.somewhere(path):
                     self.hole(f"in which directory `> {shown(redirect.word)}` in {redirect.where} is")
                 if path not in self.drafts.outside_writes:
                     self.drafts.outside_writes.append(path)
                 if steps:
                     self.made.note(path, max(steps))
+
+    def somewhere(self, path: str) -> bool:
+        """Whether a path begins where nobody knows exactly."""
+        cwd = self.state.cwd or ""
+        return path.startswith("**/") or (cwd.endswith("/**") and path.startswith(f"{cwd}/"))
 
     def command(self, node: Node, redirects: list[Redirect], piped: set[int], more: Sequence[Node] = ()) -> None:
         """A simple command; ``more``: its arguments behind redirections. Those of its own are added to the others."""
@@ -242,7 +247,10 @@ class Commands(Expander):
             return self._wrapped(name, words, redirects)
         if name in SHELLS:
             return self._inner_shell(name, words, redirects)
-        done = effects(name, words, self.path, self.state.cwd)
+        cwd = self.state.cwd
+        done = effects(name, words, self.path, None if cwd and cwd.endswith("/**") else cwd)
+        if any(map(self.somewhere, done.writes)):
+            done.holes.append(f"in which directory `{name}` is started")
         if name == "awk" or name in ("gawk", "mawk"):
             done.holes = [f"which files `{name}` changes, and what it runs, is in its script"]
         return done

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
 from agentmon.plan.infer.syntax import Node
@@ -20,7 +21,7 @@ _CODES: Final = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'
 
 @dataclass(slots=True)
 class State:
-    """What the shell knows. ``cwd`` None: nobody knows."""
+    """What the shell knows. ``cwd`` None: nobody knows; `DIR/**`: it is that directory or one below."""
 
     cwd: str | None = "{workspace}"
     before: str | None = None  # for `cd -`
@@ -41,12 +42,21 @@ class State:
             return (self if other.dead else other).copy()
         one = self.copy()
         if one.cwd != other.cwd:
-            one.cwd = None
+            one.cwd = _common(one.cwd, other.cwd)
         for name in {*one.variables, *other.variables}:
             if one.variables.get(name) != other.variables.get(name):
                 one.variables[name] = Word((Hole(f"${name}"),))
         one.strict = self.strict and other.strict
         return one
+
+
+def _common(one: str | None, other: str | None) -> str | None:
+    """Where both are, or below that."""
+    if one is None or other is None:
+        return None
+    names = zip(one.removesuffix("/**").split("/"), other.removesuffix("/**").split("/"), strict=False)
+    shared = "/".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], names))
+    return f"{shared}/**" if shared else None
 
 
 class Expander(ABC):
@@ -186,11 +196,13 @@ class Expander(ABC):
 
     @staticmethod
     def _as_parts(path: str) -> tuple[Part, ...]:
+        if "*" in path:
+            return (Hole("$PWD"),)
         for name in ("workspace", "home"):
             if path.startswith(f"{{{name}}}"):
                 rest = path[len(name) + 2 :]
                 return (Variable(name), rest) if rest else (Variable(name),)
-        return (Hole("$PWD"),) if "*" in path else (path,)
+        return (path,)
 
     def _expansion(self, node: Node) -> tuple[Part, ...]:
         """``${X}`` and ``${X:-y}`` as far as X is known."""

@@ -137,7 +137,7 @@ def literal(text: str) -> str:
 def resolve(text: str, cwd: str | None) -> str | None:
     """A pattern for a path, from one that may be relative. None: no true path is like that."""
     if not text.startswith(("/", "{home}", "{workspace}", "**")):
-        if cwd is None:
+        if cwd is None or (cwd.endswith("/**") and ".." in text.split("/")):
             rest = posixpath.normpath(text)
             return None if rest.startswith("..") or rest == "." else f"**/{rest}"
         text = f"{cwd}/{text}"

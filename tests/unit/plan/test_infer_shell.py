@@ -315,6 +315,31 @@ def test_data_flow() -> None:
     assert taken("touch x; cat y") == []
 
 
+@pytest.mark.parametrize(
+    "before,writes",
+    [
+        ("cd b", "{workspace}/b/f"),
+        ("mkdir b && cd b", "{workspace}/**/f"),  # where it is if `mkdir` failed, or below
+        ("mkdir b && cd b\ntrue", "{workspace}/**/f"),
+        ("mkdir b && cd /srv/x/b", "**/f"),
+        ("cd /srv/x; mkdir b && cd ../y", "/srv/**/f"),
+        ("cd b || exit; ls c && cd c", "{workspace}/b/**/f"),
+        ("mkdir b && cd b; cd ..", "**/f"),
+        ("mkdir b && cd b; cd d", "**/f"),
+        ("mkdir b && cd b; cd /srv", "/srv/f"),
+    ],
+)
+def test_a_directory_is_known_as_far_as_it_is(before: str, writes: str) -> None:
+    touch = infer(f"{before}\ntouch f")[-1]
+    assert touch.writes == [writes]
+    assert touch.holes == (["in which directory `touch` is started"] if "**" in writes else [])
+
+
+def test_what_is_above_a_directory_that_is_not_known_is_not_below_the_workspace() -> None:
+    touch = infer('mkdir b && cd b\ntouch ../f "$PWD/g"')[-1]
+    assert touch.writes == ["**/g"]  # `../f` stays closed
+
+
 def test_redirections_are_the_shells() -> None:
     shell = Shell()
     shell.read('make > build.log 2>&1; echo hi >> notes; ls 2>/dev/null; cat > "$F"', "line {line}")
