@@ -106,9 +106,9 @@ MEET = (
 OTHER_TIER = "tests/kernel/test_doctor.py::test_the_other_tier_loads_as_well"
 #: In each run of the tests. An emulated guest is ten times slower than the host: the longest first.
 SHORT = {
+    "6.12": Guest("6.12", PREEMPT, only=MEET),
     "6.1": Guest("6.1", PREEMPT, only=(*HOOKS, OTHER_TIER)),
     "7.2": Guest("7.2", only=CALLS),
-    "6.12": Guest("6.12", PREEMPT, only=MEET),
     **OTHER,
 }
 # With AGENTMON_GUESTS=all, before a release: all of it on each kernel, in hours. But what needs more packages.
