@@ -238,6 +238,7 @@ def test_a_violation_pauses_the_session_until_it_is_let_go_on(served: Host, poli
     assert done.returncode == 0, done.stderr
     assert agent.stdout.read() == "one\ntwo\n"
     agent.wait()
+    wait_for(lambda: told(session["session"])[-1] == "ended", "the end to be written down")
     assert told(session["session"]) == ["enrolled", "paused", "resumed", "ended"]
 
 
