@@ -198,10 +198,14 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 			last->used_ns = now;
 		return am_say(AM_DENY, AM_REFUSED);
 	}
-	/* once: again only if the same call still waits for something else, and starts anew for it */
+	/*
+	 * Once: again only if the same call still waits for something else, and starts anew for it. Not in the react tier, where
+	 * no call asks twice, and calls are not told apart.
+	 */
 	if (answer && answer->verdict == AM_ALLOW && now < answer->until_ns &&
-	    (!h->used_ns || (last && !last->used_ns && last->asked_ns > h->used_ns &&
-			     last->call == h->call && h->call == fresh.call))) {
+	    (!h->used_ns ||
+	     (AM_TIER == AM_TIER_LSM && last && !last->used_ns && last->asked_ns > h->used_ns &&
+	      last->call == h->call && h->call == fresh.call))) {
 		if (!h->used_ns) {
 			said |= AM_ASK_NEW;
 			if (last)

@@ -52,6 +52,37 @@ def to_both(host: Host, sinks: tuple[Sink, Sink], more: str = "") -> Path:
     return host.policy(rule, "both")
 
 
+def test_an_approval_that_was_used_is_none_for_another_call_that_comes_to_the_same(
+    served: Host, sinks: tuple[Sink, Sink], tmp_path: Path
+) -> None:
+    mark = tmp_path / "go"
+    script = f"""{SHARED}
+    if not os.fork():
+        while not os.path.exists("{mark}"):
+            time.sleep(0.01)
+        write(first)
+        os.mkdir("{mark}-done")
+        os._exit(0)
+    connect()
+    write(second)
+    connect()
+    """
+    running = agent(served, to_both(served, sinks), script, *(sink.port for sink in sinks))
+    first = frozen(served)
+    assert served.agentmon("approve", first["id"]).returncode == 0
+    wait_for(lambda: [q["id"] for q in approvals(served)] not in ([], [first["id"]]), "the second question")
+    second = frozen(served)
+    assert second["object"] == f"127.0.0.1:{sinks[1].port}"
+    mark.touch()
+    wait_for((tmp_path / "go-done").exists, "the address to be changed back")
+    assert served.agentmon("deny", second["id"]).returncode == 0
+    third = another(served, first, second)
+    assert third["object"] == first["object"]
+    assert served.agentmon("deny", third["id"]).returncode == 0
+    assert finish(running)[1].startswith("sent\n1\n")
+    assert (sinks[0].heard, sinks[1].heard) == ([b"hello"], [])
+
+
 @pytest.mark.parametrize(("before", "last"), [("approve", "approve"), ("approve", "deny"), ("deny", "deny")])
 def test_an_address_that_another_process_changes_is_asked_again(
     served: Host, sinks: tuple[Sink, Sink], tmp_path: Path, before: str, last: str
