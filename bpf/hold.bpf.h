@@ -159,8 +159,8 @@ static __noinline bool was_replaced(void)
 
 /*
  * What becomes of an action that a rule holds: AM_ALLOW, AM_DENY, or AM_HOLD: the thread has been kicked, and the call must
- * return -AM_ERESTARTNOINTR. `object`: what is shown to whoever answers; `same`: what an approval for the session covers.
- * Global, so that the verifier looks at it once.
+ * return -AM_ERESTARTNOINTR. `object`: what is shown to whoever answers; `same`: what an approval for the session covers
+ * (of an address: the same). Global, so that the verifier looks at it once.
  */
 __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 {
@@ -199,13 +199,14 @@ __noinline int ask(const struct am_actor *a, __u64 object, __u64 same)
 		return am_say(AM_DENY, AM_REFUSED);
 	}
 	/*
-	 * Once: again only if the same call still waits for something else, and starts anew for it. Not in the react tier, where
-	 * no call asks twice, and calls are not told apart.
+	 * Once: again only if the same call still waits for something else, and starts anew for it: a program and its
+	 * interpreter, both names of a rename. Not for addresses, of which a call has one: another process that changes it in the
+	 * memory of who waits would have it used again. Nor in the react tier, where no call asks twice, and none is told from others.
 	 */
 	if (answer && answer->verdict == AM_ALLOW && now < answer->until_ns &&
 	    (!h->used_ns ||
-	     (AM_TIER == AM_TIER_LSM && last && !last->used_ns && last->asked_ns > h->used_ns &&
-	      last->call == h->call && h->call == fresh.call))) {
+	     (AM_TIER == AM_TIER_LSM && object != same && last && !last->used_ns &&
+	      last->asked_ns > h->used_ns && last->call == h->call && h->call == fresh.call))) {
 		if (!h->used_ns) {
 			said |= AM_ASK_NEW;
 			if (last)
