@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from agentmon.model.events import Decision, Flag, ProcessKey
 from agentmon.model.operations import Operation, Tier
 
 BURST_NS = 60_000_000_000
+
+#: Threads of one session that may wait, however few questions they are folded into: a quarter of the kernel's table
+#: (`AM_MAX_HELD`), which all sessions share.
+WAITERS_EACH: Final = 256
 
 #: A call of these asks for one object: who asked for one, did not get it, and asks for another, was changed meanwhile.
 #: (A program has an interpreter, and a rename two names.)
@@ -214,6 +218,8 @@ class Holds:
         changed = (same == event.same or (was == operation and was in _ONE_A_CALL)) and held != event.held
         if before is not None:
             self._leave(before, waiter, "changed" if changed else "ended")
+        if sum(len(q.waiters) for q in self._open.values() if q.slot == event.session) >= WAITERS_EACH:
+            return Heard(None, refused=f"{WAITERS_EACH} threads of this session wait already")
         for approval in self._open.values():
             if approval.slot == event.session and approval.same == event.same:
                 same_object = approval.start == start and all(w.held == waiter.held for w in approval.waiters)

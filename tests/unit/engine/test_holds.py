@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from agentmon.engine.holds import OUTCOMES, Heard, Holds, Limits
+from agentmon.engine.holds import OUTCOMES, WAITERS_EACH, Heard, Holds, Limits
 from agentmon.model.events import Decision, Flag, ProcessKey
 from agentmon.model.operations import Action, Operation, Reason, Tier
 
@@ -127,6 +127,15 @@ def test_a_session_that_asks_too_much_is_refused_and_others_are_not() -> None:
     assert refused.approval is None
     assert str(Limits().open_each) in refused.refused
     assert ask(holds, held(slot=2, tid=100)).new
+
+
+def test_a_session_whose_threads_wait_in_great_number_leaves_room_to_others() -> None:
+    holds = Holds()
+    for tid in range(1, WAITERS_EACH + 1):
+        assert ask(holds, held(tid=tid)).approval is not None  # all of them one question
+    assert len(holds.open) == 1
+    assert f"{WAITERS_EACH} threads of this session wait already" in ask(holds, held(tid=9999)).refused
+    assert ask(holds, held(slot=2, tid=10000)).new
 
 
 def test_a_session_that_asks_too_often_is_refused_for_a_while() -> None:
