@@ -223,6 +223,7 @@ class Engine:
         if event.reason >= Reason.PLAN_RULE and view.plan is not None and session.progress is not None:
             said = session.progress.why(view.plan, event.step, event.reason)
             reason = f"{said}: {reason}" if rule < len(view.rules) and reason else said
+        judged = verdict
         if verdict == _HOLD:
             if event.held:
                 return self._held(event, session, text, rule_id, reason, now_ns)
@@ -280,7 +281,7 @@ class Engine:
                 other = _judged(view.plan.part(event.step), event)
                 expected = other if other.action > expected.action else expected
             # a name lifts the default, never a more severe rule
-            if expected.action != verdict and not (rule in view.by_name and rule < expected.rule):
+            if expected.action != judged and not (rule in view.by_name and rule < expected.rule):
                 commands.append(self._mismatch(record, expected.action, expected.rule, view))
         return commands
 

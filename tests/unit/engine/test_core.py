@@ -163,6 +163,18 @@ def test_what_a_path_cannot_tell_is_no_mismatch(engine: Engine, event: Decision)
     assert [type(command) for command in engine.handle(event, 7)] == [Report]
 
 
+def test_a_hold_that_cannot_wait_is_denied_and_no_mismatch(engine: Engine, session: Session) -> None:
+    class Asks(Judge):
+        def path(self, operation: Operation, path: bytes, exe_tags: int = 0, facts: int = 0) -> Judgement:
+            return Judgement(Action.HOLD, 0)
+
+    session.view = View(RULES, Asks())
+    commands = engine.handle(decision(verdict=Action.HOLD), 7)
+    assert [type(command) for command in commands] == [Report]
+    assert isinstance(commands[0], Report)
+    assert commands[0].record.verdict == "deny"
+
+
 def test_a_generation_is_judged_by_its_own_policy(engine: Engine, session: Session) -> None:
     engine.new_generation(3, 1, View(RULES, Judge()))
     engine.new_generation(3, 2, View((), None))
