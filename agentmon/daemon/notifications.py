@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import queue
+import shlex
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def as_message(event: str, approval: Approval, owner: int, command: Sequence[str
         "v": 1, "event": event, "host": socket.gethostname(), "id": approval.id, "session": approval.session,
         "uid": owner, "operation": approval.operation, "object": _fit(approval.object), "file": _fit(approval.file),
         "rule": approval.rule,
-        "reason": _fit(approval.reason), "command": _fit(" ".join(command) or approval.comm),
+        "reason": _fit(approval.reason), "command": _fit(shlex.join(command) or approval.comm),
         "asked_ns": approval.asked_ns, "deadline_ns": approval.deadline_ns,
     }  # fmt: skip
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from typing import Any
 
 from agentmon.cli import watched
@@ -207,7 +208,7 @@ CONTEXT = 5
 
 def context(it: Approval, cells: int) -> list[Line]:
     """What one needs to decide on it, in `CONTEXT` lines."""
-    command = plainly(" ".join(it.command))
+    command = plainly(shlex.join(it.command))
     parents = " < ".join(map(tidy, it.parents))
     recent = "; ".join(map(tidy, it.recent))
     leads = "CHANGED while it was held; " if it.changed else ""

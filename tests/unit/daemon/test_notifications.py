@@ -234,7 +234,7 @@ def test_what_an_agent_chose_is_made_fit_to_be_shown() -> None:
     told = as_message("asked", approval(object_="/x\x1b]0;\n\udcff" + "y" * 5000), 0, ["sh", "-c", "a\nb"])
     assert told["object"].startswith("/x\\x1b]0;\\n\\udcffyyy")
     assert len(told["object"]) < 1100
-    assert told["command"] == "sh -c a\\nb"
+    assert told["command"] == "sh -c 'a\\nb'"
     json.dumps(told).encode()
 
 
