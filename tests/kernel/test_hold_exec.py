@@ -222,7 +222,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
         (file.parent / "x").chmod(0o755),
         (file.parent / "x").rename(file),
     ),
-    "linked": lambda file: (file.unlink(), file.symlink_to("hidden")),
+    "linked": lambda file: ((file.parent / "x").symlink_to("hidden"), (file.parent / "x").rename(file)),
 }
 
 

@@ -71,7 +71,7 @@ def test_what_is_denied_has_not_happened(served: Host, kept: Path, asks: Path) -
 CHANGES: dict[str, Callable[[Path], object]] = {
     "rewritten": lambda file: file.write_text("something else"),
     "replaced": lambda file: ((file.parent / "x").write_text("something else"), (file.parent / "x").rename(file)),
-    "linked": lambda file: (file.unlink(), file.symlink_to(file.parent / "hidden")),
+    "linked": lambda file: ((file.parent / "x").symlink_to(file.parent / "hidden"), (file.parent / "x").rename(file)),
 }
 
 
