@@ -24,6 +24,7 @@ from agentmon.engine.holds import Approval, Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.host.parking import Parking, ParkingError, empty
+from agentmon.host.shown import TICK_NS, is_fresh, is_written_at
 from agentmon.kernel.fanotify import Gate
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.host import cgroup2_root
@@ -42,6 +43,7 @@ _FIELDS = tuple(field.name for field in fields(Approval))
 #: How long the kernel's tables keep an answer. Of a refusal: whoever tries again within that is refused again, unasked.
 #: They have room for few, and an agent that asks too much shall not fill them.
 KEPT_REFUSED_S = 300.0
+KEPT_REFUSED = 256
 KEPT_S = 5.0
 #: How long who was held may take to hear that it is denied, before its session ends; and how often it is looked for.
 HEARD_S = 2.0
@@ -92,9 +94,9 @@ class Holding:
 
     def park(self, waiter: Waiter) -> None:
         """Freeze its process; what cannot be frozen is denied. Who waits in an open need not be."""
+        self._loop = self._loop or asyncio.get_running_loop()
         if not waiter.restarts:
             self._show(waiter)  # it stands still already, and may be approved before it is frozen
-        self._loop = self._loop or asyncio.get_running_loop()
         if waiter.opens:
             self._mover.submit(self._watch_over)
         else:
@@ -188,9 +190,18 @@ class Holding:
         return self._mover.submit(do)
 
     def changed(self, approval: Approval) -> Approval | None:
-        """The question that takes the place of this one, if the program's file is not what was shown; else None."""
+        """The question that takes the place of this one, if the program's file is not what was shown; else None.
+
+        Raises RefusedError: it could become another one unseen.
+        """
         daemon = self._daemon
         seen = [waiter for waiter in approval.waiters if waiter.halted or waiter.opens]
+        if any(self._is_written(waiter, approval.object) for waiter in seen):
+            raise RefusedError(
+                f"`{approval.object}` is open for writing, or mapped so: it could change after you looked."
+                f" `{approval.id}` is not approved, and waits on: end who writes it (`fuser -v FILE`), or deny it",
+                "failed",
+            )  # fmt: skip
         if all(self._look(waiter, approval.object) == _shown(approval) for waiter in seen):
             return None
         new, commands = daemon.engine.ask_again(approval, time.time_ns())
@@ -202,18 +213,39 @@ class Holding:
         return new
 
     def _show(self, waiter: Waiter) -> None:
+        """Whoever is asked may look at it from now on."""
         for approval in self._daemon.engine.holds.of(waiter.process):
             if waiter not in approval.waiters:
                 continue
-            if approval.shown is None and (file := self._look(waiter, approval.object)):
+            file = self._look(waiter, approval.object) if approval.shown is None else None
+            if file and approval.operation == "exec" and is_fresh(file) and self._loop is not None:
+                self._loop.call_later(2 * TICK_NS / 1e9, self._keep, approval, waiter, file)
+            elif file:
+                self._keep(approval, waiter, file)
+            self._know_script(approval, waiter)
+
+    def _keep(self, approval: Approval, waiter: Waiter, file: Shown) -> None:
+        """What it is from now on compared with. What is still written to is not: then it counts as changed."""
+        if approval.shown is None and not self._is_written(waiter, approval.object):
+            if self._look(waiter, approval.object) == file:
                 approval.shown = (file.device, file.inode, file.changed_ns, file.size_bytes)
-            if not waiter.script:
-                continue
-            if shown := _shown(approval):
-                self._shown[waiter.process, waiter.held] = shown
-            path = process.resolve_script(waiter.process.pid, os.fsencode(approval.object))
-            if path and not approval.file and (name := os.fsdecode(path)) != approval.object:
-                approval.file = name
+            self._know_script(approval, waiter)
+
+    def _know_script(self, approval: Approval, waiter: Waiter) -> None:
+        if not waiter.script:
+            return
+        if shown := _shown(approval):
+            self._shown[waiter.process, waiter.held] = shown
+        path = process.resolve_script(waiter.process.pid, os.fsencode(approval.object))
+        if path and not approval.file and (name := os.fsdecode(path)) != approval.object:
+            approval.file = name
+
+    def _is_written(self, waiter: Waiter, name: str) -> bool:
+        """Whether it waits to run what somebody has open for writing. What runs already, nobody may have."""
+        if waiter.opens:
+            return self._opens.is_written(waiter)
+        path = process.resolve_script(waiter.process.pid, os.fsencode(name)) if waiter.script else None
+        return path is not None and is_written_at(path)
 
     def _look(self, waiter: Waiter, name: str) -> Shown | None:
         """What it waits for, as it is now: the file that it opens, or its program; None: that is not there."""
@@ -253,8 +285,8 @@ class Holding:
         answers, approval = self._daemon.monitor.answers, approvals[0]
         session = self._daemon.engine.session(approval.slot)
         with contextlib.ExitStack() as undo:
-            for waiter in (waiter for one in approvals for waiter in one.waiters):
-                if waiter.opens and self._opens.reserve(waiter):
+            for asked, waiter in [(one, waiter) for one in approvals for waiter in one.waiters]:
+                if waiter.opens and self._opens.reserve(waiter, _shown(asked)):
                     undo.callback(self._opens.withdraw, waiter)
                 elif not waiter.opens and answers.reserve(waiter.process, waiter.tid, waiter.held):
                     undo.callback(answers.withdraw, waiter.process, waiter.tid, waiter.held)
@@ -322,13 +354,19 @@ class Holding:
         if now_s - self._looked_s < 1:
             return
         self._looked_s = now_s
+        too_many = sum(one.action is Action.DENY for one in self._settled) - KEPT_REFUSED
         for _ in range(len(self._settled)):
             one = self._settled.popleft()
             waiter, age_s = one.waiter, now_s - one.at_s
             if holds.waits(waiter):
                 continue  # asked again: the next answer is what counts
+            if not process.has_thread(waiter.process, waiter.tid):
+                answers.forget(waiter.process, waiter.tid, waiter.held)
+                answers.forget(waiter.process, waiter.tid, 0)
+                continue
             if one.action is Action.DENY:
-                over = age_s > KEPT_REFUSED_S
+                over = age_s > KEPT_REFUSED_S or (too_many > 0 and age_s > KEPT_S)
+                too_many -= over
             else:
                 over = age_s > KEPT_UNUSED_S or (age_s > KEPT_S and self._used(waiter))
             if over and not holds.of(waiter.process):
@@ -386,7 +424,7 @@ class Holding:
                     waiting.discard((waiter.process, waiter.tid, waiter.held))
                     if waiter.process.pid in lots:
                         self._parking.know(waiter.process, lots[waiter.process.pid])
-                    self._show(waiter)
+                    self._know_script(approval, waiter)
         for key, tid, held in waiting:
             daemon.monitor.answers.put(key, tid, held, Action.DENY)
         self._opens.settle_for([waiter for approval in daemon.engine.holds.open for waiter in approval.waiters])

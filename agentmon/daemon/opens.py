@@ -23,7 +23,8 @@ import struct
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from agentmon.daemon.gatekeeping import Gates, Left, drain, reopened, still_waits, withdraw
@@ -31,6 +32,7 @@ from agentmon.engine.holds import Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.host.calls import opened_for, waits_in
+from agentmon.host.shown import is_written, look, made_as
 from agentmon.kernel.fanotify import Gate, Opening
 from agentmon.kernel.grants import boot_ns
 from agentmon.model.events import Decision, Flag, ProcessKey, Shown
@@ -63,6 +65,15 @@ class _Waiting:
     path: bytes
     operations: frozenset[Operation]
     call: tuple[str, ...]
+    shown: Shown | None = None  # a program, as it was approved
+
+
+@dataclass(slots=True)
+class _Names:
+    """What a file was called when it was marked, the latest last: who moves it to a name that was approved is asked."""
+
+    made: bytes  # two files may have one number, one after the other: `made_as`
+    paths: dict[bytes, None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,7 @@ class Opens:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = False
         self._unseen = threading.Semaphore(UNSEEN)
-        self._marked: dict[tuple[int, int], bytes] = {}  # device and inode -> path
+        self._marked: dict[tuple[int, int], _Names] = {}  # by device and inode
         self._waiting: dict[tuple[ProcessKey, int], _Waiting] = {}
         self._refused: dict[tuple[ProcessKey, int, int], float] = {}  # by thread and object; until when
         #: Who was let go on in an earlier daemon's group: the same open may come by once more, in ours.
@@ -172,12 +183,21 @@ class Opens:
     def file(self, waiter: Waiter) -> Shown | None:
         """What it is about to open, as it is now."""
         waiting = self._waiting.get((waiter.process, waiter.tid))
-        return _shown(waiting.opening.fd) if waiting else None
+        return look(waiting.opening.fd) if waiting else None
 
-    def reserve(self, waiter: Waiter) -> bool:
-        """Let the kernel know that it may go on, which it does not before `settle`. Raises KernelError."""
+    def is_written(self, waiter: Waiter) -> bool:
+        """Whether it is about to run what somebody has open for writing."""
+        waiting = self._waiting.get((waiter.process, waiter.tid))
+        return waiting is not None and waiting.opening.to_run and is_written(waiting.opening.fd)
+
+    def reserve(self, waiter: Waiter, shown: Shown | None) -> bool:
+        """Let the kernel know that it may go on, if it is what was shown; it does not before `settle`.
+
+        Raises KernelError.
+        """
         waiting = self._waiting.get((waiter.process, waiter.tid))
         if waiting is not None:
+            waiting = self._waiting[waiter.process, waiter.tid] = replace(waiting, shown=shown)
             self._tell_kernel(waiting)
         return waiting is not None
 
@@ -237,11 +257,17 @@ class Opens:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or os.readlink(name) != mark.path or mark.uid not in (0, found.st_uid):
             return
-        if (found.st_dev, found.st_ino) not in self._marked:  # who cannot open it refuses it to everybody
+        place = found.st_dev, found.st_ino
+        if place not in self._marked:  # who cannot open it refuses it to everybody
             os.close(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
         # again each time: a number may be another file's by now
-        if self._open_gate().mark(name, to_run=mark.to_run):
-            self._marked[found.st_dev, found.st_ino] = mark.path
+        if not self._open_gate().mark(name, to_run=mark.to_run):
+            return
+        names, made = self._marked.get(place), made_as(fd)
+        if names is None or names.made != made:
+            names = self._marked[place] = _Names(made)
+        names.paths.pop(mark.path, None)
+        names.paths[mark.path] = None
 
     def _open_gate(self) -> Gate:
         if self._gate is None:
@@ -320,11 +346,11 @@ class Opens:
     ) -> _Waiting | None:
         """What there is to ask; None: nothing. Whatever else rules say of it, they say in the kernel."""
         daemon = self._daemon
-        shown = _shown(opening.fd)
-        path = self._marked.get((shown.device, shown.inode)) if shown else None
+        shown = look(opening.fd)
+        names = self._marked.get((shown.device, shown.inode)) if shown else None
         acting = daemon.monitor.process(key)
         session = daemon.engine.session(acting.session) if acting else None
-        if shown is None or path is None or acting is None or session is None:
+        if shown is None or names is None or acting is None or session is None:
             return None
         state = daemon.states[session.id]
         prepared = daemon.book.in_force(state.digest)
@@ -334,17 +360,21 @@ class Opens:
         if prepared is None or not operations:
             return None
         tags = prepared.judge.exe_tags(process.executable(key.pid) or b"")
-        verdicts = {operation: prepared.judge.path(operation, path, tags) for operation in sorted(operations)}
-        operation, verdict = max(verdicts.items(), key=lambda item: (item[1].action, item[0]))
-        gated = prepared.bound.gated(operation, rule=verdict.rule)
-        if verdict.action is not Action.HOLD or path not in gated:
+        asks = []  # by each name that it had, the latest first
+        for path in reversed(names.paths):
+            verdicts = {operation: prepared.judge.path(operation, path, tags) for operation in sorted(operations)}
+            operation, verdict = max(verdicts.items(), key=lambda item: (item[1].action, item[0]))
+            if verdict.action is Action.HOLD and path in prepared.bound.gated(operation, rule=verdict.rule):
+                same = _print(path, state.generation, operation, verdict.rule)
+                asks.append((self._is_approved(session.id, same), path, operation, verdict.rule, same))
+        if not asks:
             return None
-        same = _print(path, state.generation, operation, verdict.rule)
+        _, path, operation, rule, same = min(asks, key=itemgetter(0))
         held = _print(path, same, shown.device, shown.inode, shown.changed_ns, shown.size_bytes)
         facts = process.status(opening.tid)
         decision = Decision(
             boot_ns(), key, opening.tid, process.stat(key.pid).ppid, facts.uids[0], process.stat(opening.tid).comm,
-            session.slot, state.generation, operation, Action.HOLD, Tier.REACT, Flag(0), verdict.rule, Reason.RULE,
+            session.slot, state.generation, operation, Action.HOLD, Tier.REACT, Flag(0), rule, Reason.RULE,
             tags, (shown.device, shown.inode, 0), path, 0, held, same, opens=True,
         )  # fmt: skip
         return _Waiting(gate, opening, decision, path, operations, call)
@@ -367,7 +397,8 @@ class Opens:
 
     def _tell_kernel(self, waiting: _Waiting) -> None:
         """Raises KernelError."""
-        answers, decision, shown = self._daemon.monitor.answers, waiting.decision, _shown(waiting.opening.fd)
+        answers, decision = self._daemon.monitor.answers, waiting.decision
+        shown = waiting.shown or look(waiting.opening.fd)
         if decision.operation is not Operation.EXEC:
             answers.let_open(decision.process, decision.tid, decision.inode[1], waiting.operations)
         elif shown is not None:
@@ -402,14 +433,6 @@ def is_own(path: bytes, uid: int) -> bool:
 def _wanted(bound: BoundPolicy, uid: int) -> set[_Mark]:
     files = {_Mark(path, False, uid) for path in bound.gated(*_OPENS)}
     return files | {_Mark(path, True, uid) for path in bound.gated(Operation.EXEC)}
-
-
-def _shown(fd: int) -> Shown | None:
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return None
-    return Shown(found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size)
 
 
 def _print(path: bytes, *numbers: int) -> int:

@@ -9,7 +9,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-from agentmon.host import files
+from agentmon.host import files, shown
 from agentmon.model.events import ProcessKey, Shown
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -221,20 +221,12 @@ def resolve_script(pid: int, name: bytes) -> bytes | None:
 def script_file(pid: int, name: bytes) -> Shown | None:
     """The file of a script as the process named it on exec; None when it cannot be found (any more)."""
     path = resolve_script(pid, name)
-    return _shown(path) if path else None
+    return shown.look(path) if path else None
 
 
 def program_file(pid: int) -> Shown | None:
     """The file that the process runs, whatever its name is now; None when it is gone."""
-    return _shown(b"/proc/%d/exe" % pid)
-
-
-def _shown(path: bytes) -> Shown | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return Shown(found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size)
+    return shown.look(b"/proc/%d/exe" % pid)
 
 
 def _read(pid: int, name: str) -> str:

@@ -19,8 +19,20 @@ from typing import Any
 import pytest
 
 from agentmon.daemon import holding
-from tests.support.held import agent, agent_in_wait, agree, approvals, asked, finish, frozen, go
-from tests.support.hosts import Host, wait_for
+from tests.support.held import (
+    MAPPER,
+    agent,
+    agent_in_wait,
+    agree,
+    another,
+    approvals,
+    asked,
+    finish,
+    frozen,
+    go,
+    tell,
+)
+from tests.support.hosts import PATIENCE_S, Host, wait_for
 from tests.support.starts import GO, WAKES, first
 
 pytestmark = pytest.mark.tier("react")
@@ -240,6 +252,23 @@ def test_a_script_that_changed_while_held_is_asked_again(served: Host, kept: Pat
     assert again["changed"]
     served.agentmon("approve", again["id"])
     assert "another\n0\n" in finish(running)[1]
+
+
+def test_a_script_that_is_mapped_for_writing_is_not_approved(served: Host, kept: Path, asks: Path) -> None:
+    """What is written through a mapping does not change the file's times."""
+    running = agent_in_wait(served, asks, MAPPER, kept / "script")
+    tell(running, "exec")
+    first = asked(served)[0]
+    tell(running, "map")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "is open for writing" in done.stderr) == (1, True), done.stderr
+    assert [question["id"] for question in approvals(served)] == [first["id"]]
+    tell(running, "write", "unmap")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "changed while it was held" in done.stderr) == (1, True), done.stderr
+    served.agentmon("deny", another(served, first)["id"])
+    said = running.communicate(timeout=PATIENCE_S)[0]
+    assert ("ended with -9" in said, "another!" in said) == (True, False), said
 
 
 def test_a_script_that_changes_after_its_approval_does_not_run(served: Host, kept: Path) -> None:

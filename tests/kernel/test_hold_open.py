@@ -12,8 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from agentmon.daemon.opens import REMARK_S
 from agentmon.kernel.fanotify import Gate, Opening
-from tests.support.held import READERS, agent, agent_in_wait, agree, approvals, asked, finish, go
+from tests.support.held import (
+    MAPPER,
+    READERS,
+    agent,
+    agent_in_wait,
+    agree,
+    another,
+    approvals,
+    asked,
+    finish,
+    go,
+    tell,
+)
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
@@ -273,6 +286,52 @@ def test_approved_programs_are_those_that_were_shown(served: Host, kept: Path, r
     assert (done.returncode, "changed while it was held" in done.stderr) == (1, True), done.stderr
     served.agentmon("deny", approvals(served)[0]["id"])
     assert "PermissionError" in finish(running)[1]
+
+
+@pytest.mark.parametrize("mapped", ["before it is held", "while it is held"])
+def test_a_program_that_is_mapped_for_writing_is_not_approved(
+    served: Host, kept: Path, runs: Path, mapped: str
+) -> None:
+    """What is written through a mapping does not change the file's times."""
+    with open(kept / "echo", "ab") as file:
+        file.write(b"as shown")
+    running = agent_in_wait(served, runs, MAPPER, kept / "echo")
+    if mapped == "before it is held":
+        tell(running, "map", "exec")
+        first = asked(served)[0]
+    else:
+        tell(running, "exec")
+        first = asked(served)[0]
+        tell(running, "map")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "is open for writing" in done.stderr) == (1, True), done.stderr
+    tell(running, "write", "unmap")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "changed while it was held" in done.stderr) == (1, True), done.stderr
+    again = another(served, first)
+    assert b"another!" in (kept / "echo").read_bytes()
+    served.agentmon("approve", again["id"])
+    running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 0
+
+
+def test_what_was_moved_to_an_approved_name_is_asked_for_by_its_own(served: Host, kept: Path) -> None:
+    (kept / "other").write_text("not shown")
+    rules = f"  - {{id: kept, on: read, paths: ['{kept}/file', '{kept}/other'], action: hold}}"
+    script = "import sys\nfor line in sys.stdin:\n    print(open(sys.argv[1]).read(), flush=True)"
+    running = agent_in_wait(served, served.policy(rules, "moved"), script, kept / "file")
+    go(running)
+    served.agentmon("approve", asked(served)[0]["id"], "--session")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "as shown\n"
+    (kept / "other").rename(kept / "file")
+    time.sleep(2.5 * REMARK_S)
+    go(running)
+    question = asked(served)[0]
+    assert question["object"] == f"{kept}/other"
+    served.agentmon("deny", question["id"])
+    assert "not shown" not in running.communicate(timeout=PATIENCE_S)[0]
+    assert running.returncode == 1  # PermissionError
 
 
 # ---- the end of the daemon; of one that is killed, see test_hold_open_next.py

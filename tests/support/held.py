@@ -138,6 +138,45 @@ READERS = """
     [t.join() for t in threads]
 """
 
+#: Runs a file (`exec`), and rewrites it through a mapping: each thing when it is told to (`tell`).
+MAPPER = """
+    import mmap, os, sys
+    file = sys.argv[1]
+    ready, start = os.pipe()
+    if not (child := os.fork()):
+        os.read(ready, 1)
+        try:
+            os.execv(file, [file, "as shown"])
+        except OSError as error:
+            os._exit(error.errno)
+    for word in map(str.strip, sys.stdin):
+        if word == "exec":
+            os.write(start, b"x")
+        elif word == "map":
+            with open(file, "r+b") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0)
+            place = mapped.find(b"as shown")
+            mapped[place : place + 8] = b"as shown"  # its page is dirty from now on
+        elif word == "write":
+            mapped[place : place + 8] = b"another!"
+        elif word == "unmap":
+            mapped.close()
+        print(word, flush=True)
+    print("ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def tell(running: subprocess.Popen[str], *words: str) -> None:
+    """Have it do these things, of what it does by its input, one after another."""
+    assert running.stdin is not None
+    assert running.stdout is not None
+    for word in words:
+        running.stdin.write(f"{word}\n")
+        running.stdin.flush()
+        while (line := running.stdout.readline()) != f"{word}\n":
+            assert line, f"it ended before {word}"
+
+
 CONNECT = """
     import socket, sys
     try:
