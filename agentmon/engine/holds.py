@@ -18,9 +18,13 @@ from agentmon.model.operations import Operation, Tier
 
 BURST_NS = 60_000_000_000
 
-#: Threads of one session that may wait, however few questions they are folded into: a quarter of the kernel's table
-#: (`AM_MAX_HELD`), which all sessions share.
+#: Threads that may wait, however few questions they are folded into. All sessions share the kernel's table
+#: (`AM_MAX_HELD`, 1,024), where kept answers have room too. A few of each session always may. Else none may have
+#: more than `WAITERS_EACH`, nor more than half of what is free: what one takes leaves room to the next (Choudhury and
+#: Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+WAITERS: Final = 768
 WAITERS_EACH: Final = 256
+WAITERS_ALWAYS: Final = 4
 
 #: A call of these asks for one object: who asked for one, did not get it, and asks for another, was changed meanwhile.
 #: (A program has an interpreter, and a rename two names.)
@@ -218,8 +222,11 @@ class Holds:
         changed = (same == event.same or (was == operation and was in _ONE_A_CALL)) and held != event.held
         if before is not None:
             self._leave(before, waiter, "changed" if changed else "ended")
-        if sum(len(q.waiters) for q in self._open.values() if q.slot == event.session) >= WAITERS_EACH:
-            return Heard(None, refused=f"{WAITERS_EACH} threads of this session wait already")
+        waiting = sum(len(q.waiters) for q in self._open.values() if q.slot == event.session)
+        free = WAITERS - sum(len(q.waiters) for q in self._open.values())
+        if waiting >= WAITERS_EACH or waiting > max(free // 2, WAITERS_ALWAYS):
+            most = "" if waiting >= WAITERS_EACH else f", and there is room for {max(free, 0)} more on this host"
+            return Heard(None, refused=f"{waiting} threads of this session wait already{most}")
         for approval in self._open.values():
             if approval.slot == event.session and approval.same == event.same:
                 same_object = approval.start == start and all(w.held == waiter.held for w in approval.waiters)

@@ -6,8 +6,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-#: Letters and marks that count as printable and show nothing: a name could end where it does not.
-_BLANK = frozenset(map(chr, (0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10))))
+#: Letters and marks that count as printable and show nothing: a name could end where it does not. What Unicode says may
+#: be ignored (`Default_Ignorable_Code_Point`, DerivedCoreProperties.txt), and what is drawn as nothing.
+_BLANK = frozenset(
+    map(
+        chr,
+        (
+            0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0x3164, *range(0xFE00, 0xFE10),
+            0xFFA0, 0x13441, 0x13442, 0x16FE4, 0x1D159, *range(0xE0100, 0xE01F0),
+        ),
+    )
+)  # fmt: skip
 
 
 def clean(text: str) -> str:
@@ -23,9 +32,18 @@ SHOWN = 1000
 
 
 def plainly(text: str, most: int = SHOWN) -> str:
-    """For a line that somebody decides by: cut, and without white space that could push a part of it out of sight."""
-    text = re.sub(" {2,}", lambda run: " " + "\\x20" * (len(run[0]) - 1), clean(text[: most + 1]))
-    return cut(text, most)
+    """For a line that somebody decides by: without white space that could push a part of it out of sight.
+
+    Of a long one, its beginning and its end, and how much is not shown.
+    """
+    if len(text) <= most:
+        return _plain(text)
+    tail = most // 3
+    return f"{_plain(text[: most - tail])} {_left_out(len(text) - most)} {_plain(text[-tail:])}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(" {2,}", lambda run: " " + "\\x20" * (len(run[0]) - 1), clean(text))
 
 
 def cut(text: str, most: int) -> str:
@@ -34,14 +52,28 @@ def cut(text: str, most: int) -> str:
 
 
 def cut_words(words: Sequence[str], most: int) -> list[str]:
-    """As many as fit in so many characters, with a sign that there are more."""
+    """Those of the beginning and of the end that fit in so many characters; between them, how much is left out."""
+    if sum(len(word) + 1 for word in words) - 1 <= most:
+        return list(words)
+    tail = most // 3
+    first = _fit(words, most - tail)
+    last = [word[::-1] for word in _fit([word[::-1] for word in reversed(words)], tail)]
+    left = sum(map(len, words)) - sum(map(len, (*first, *last)))
+    return [*first, _left_out(left), *reversed(last)]
+
+
+def _fit(words: Sequence[str], most: int) -> list[str]:
     found: list[str] = []
     for word in words:
         if most <= 0:
-            return [*found, "…"]
-        found.append(cut(word, most))
+            break
+        found.append(word[:most])
         most -= len(word) + 1
     return found
+
+
+def _left_out(number: int) -> str:
+    return f"…[{number} characters more]…"
 
 
 def attempt(operation: str, name: str) -> str:

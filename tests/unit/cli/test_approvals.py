@@ -46,7 +46,8 @@ def test_of_a_program_that_was_not_started_the_arguments_are_shown_as_of_now() -
 
 def test_what_is_cut_says_so() -> None:
     assert cut_words(["deploy", "--all"], 20) == ["deploy", "--all"]
-    assert cut_words(["deploy", "x" * 99, "--all"], 10) == ["deploy", "xxx…", "…"]
+    assert cut_words(["deploy", "x" * 99, "--all"], 15) == ["deploy", "xxx", "…[96 characters more]…", "--all"]
+    assert cut_words(["x" * 10 + "y" * 10], 6) == ["xxxx", "…[14 characters more]…", "yy"]
 
 
 def test_short_texts_are_shown_as_they_are() -> None:

@@ -138,6 +138,16 @@ def test_a_session_whose_threads_wait_in_great_number_leaves_room_to_others() ->
     assert ask(holds, held(slot=2, tid=10000)).new
 
 
+def test_many_sessions_whose_threads_wait_in_great_number_leave_room_to_one_more() -> None:
+    holds = Holds()
+    for slot in range(1, 31):
+        for tid in range(WAITERS_EACH):
+            if refused := ask(holds, held(slot=slot, tid=1000 * slot + tid)).refused:
+                assert "more on this host" in refused or str(WAITERS_EACH) in refused
+                break
+    assert ask(holds, held(slot=31, tid=1)).new
+
+
 def test_a_session_that_asks_too_often_is_refused_for_a_while() -> None:
     holds = Holds()
     for number in range(Limits().burst):
