@@ -120,7 +120,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # of a lease: host.shown
+        loop.add_signal_handler(signal.SIGIO, self.holding.untouched.heard)
         log(self.audit.notice)
         adoption.adopt(self)
         self.learning.resume()

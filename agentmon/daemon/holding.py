@@ -20,16 +20,17 @@ from agentmon.control.protocol import RefusedError
 from agentmon.daemon import warden
 from agentmon.daemon.gatekeeping import left_in
 from agentmon.daemon.opens import Opens
+from agentmon.daemon.untouched import Untouched, root_path
 from agentmon.engine.holds import Approval, Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.host.parking import Parking, ParkingError, empty
-from agentmon.host.shown import TICK_NS, is_fresh, is_written_at
+from agentmon.host.shown import lease_at
 from agentmon.kernel.fanotify import Gate
 from agentmon.kernel.grants import boot_ns
 from agentmon.kernel.host import cgroup2_root
 from agentmon.model.events import ProcessKey, Shown
-from agentmon.model.operations import Action
+from agentmon.model.operations import Action, Operation
 
 if TYPE_CHECKING:
     from agentmon.daemon.app import Daemon
@@ -77,6 +78,7 @@ class Holding:
         self._file = daemon.config.daemon.state / "held.json"
         self._shown: dict[tuple[ProcessKey, int], Shown] = {}  # scripts, as they were
         self._opens = Opens(daemon, gates)
+        self.untouched = Untouched()
         self._warden: subprocess.Popen[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsaved = False
@@ -95,8 +97,7 @@ class Holding:
     def park(self, waiter: Waiter) -> None:
         """Freeze its process; what cannot be frozen is denied. Who waits in an open need not be."""
         self._loop = self._loop or asyncio.get_running_loop()
-        if not waiter.restarts:
-            self._show(waiter)  # it stands still already, and may be approved before it is frozen
+        self._show(waiter)  # it may stand still already, and be approved before it is frozen
         if waiter.opens:
             self._mover.submit(self._watch_over)
         else:
@@ -196,13 +197,14 @@ class Holding:
         """
         daemon = self._daemon
         seen = [waiter for waiter in approval.waiters if waiter.halted or waiter.opens]
-        if any(self._is_written(waiter, approval.object) for waiter in seen):
+        if self.untouched.is_open(approval.id):
             raise RefusedError(
                 f"`{approval.object}` is open for writing, or mapped so: it could change after you looked."
                 f" `{approval.id}` is not approved, and waits on: end who writes it (`fuser -v FILE`), or deny it",
                 "failed",
             )  # fmt: skip
-        if all(self._look(waiter, approval.object) == _shown(approval) for waiter in seen):
+        same = all(self._look(waiter, approval.object) == _shown(approval) for waiter in seen)
+        if same and not self.untouched.was_opened(approval.id):
             return None
         new, commands = daemon.engine.ask_again(approval, time.time_ns())
         for waiter in new.waiters:
@@ -217,19 +219,26 @@ class Holding:
         for approval in self._daemon.engine.holds.of(waiter.process):
             if waiter not in approval.waiters:
                 continue
-            file = self._look(waiter, approval.object) if approval.shown is None else None
-            if file and approval.operation == "exec" and is_fresh(file) and self._loop is not None:
-                self._loop.call_later(2 * TICK_NS / 1e9, self._keep, approval, waiter, file)
-            elif file:
-                self._keep(approval, waiter, file)
+            self._look_after(approval, waiter)
+            # what is written to meanwhile is no more than a guess: it counts as changed
+            if approval.shown is None and not waiter.restarts and not self.untouched.was_opened(approval.id):
+                file = self._look(waiter, approval.object)
+                approval.shown = (file.device, file.inode, file.changed_ns, file.size_bytes) if file else None
             self._know_script(approval, waiter)
 
-    def _keep(self, approval: Approval, waiter: Waiter, file: Shown) -> None:
-        """What it is from now on compared with. What is still written to is not: then it counts as changed."""
-        if approval.shown is None and not self._is_written(waiter, approval.object):
-            if self._look(waiter, approval.object) == file:
-                approval.shown = (file.device, file.inode, file.changed_ns, file.size_bytes)
-            self._know_script(approval, waiter)
+    def _look_after(self, approval: Approval, waiter: Waiter) -> None:
+        """Hear of it when somebody opens the program for writing."""
+        if approval.operation != Operation.EXEC.word or self.untouched.knows(approval.id):
+            return
+        if waiter.restarts:
+            self.untouched.keep_soon(approval.id, root_path(waiter.process.pid, approval.object))
+        elif waiter.opens:
+            self.untouched.keep(approval.id, self._opens.lease(waiter))
+        elif waiter.script:
+            path = process.resolve_script(waiter.process.pid, os.fsencode(approval.object))
+            self.untouched.keep(approval.id, lease_at(path) if path else None)
+        else:
+            self.untouched.keep(approval.id, lease_at(b"/proc/%d/exe" % waiter.process.pid))
 
     def _know_script(self, approval: Approval, waiter: Waiter) -> None:
         if not waiter.script:
@@ -239,13 +248,6 @@ class Holding:
         path = process.resolve_script(waiter.process.pid, os.fsencode(approval.object))
         if path and not approval.file and (name := os.fsdecode(path)) != approval.object:
             approval.file = name
-
-    def _is_written(self, waiter: Waiter, name: str) -> bool:
-        """Whether it waits to run what somebody has open for writing. What runs already, nobody may have."""
-        if waiter.opens:
-            return self._opens.is_written(waiter)
-        path = process.resolve_script(waiter.process.pid, os.fsencode(name)) if waiter.script else None
-        return path is not None and is_written_at(path)
 
     def _look(self, waiter: Waiter, name: str) -> Shown | None:
         """What it waits for, as it is now: the file that it opens, or its program; None: that is not there."""
@@ -274,6 +276,8 @@ class Holding:
             except KernelError as error:
                 raise RefusedError(_full(approval, scope, error), "failed") from error
         for one in same:
+            if action is Action.ALLOW:
+                self.untouched.let(one.id)
             daemon.execute_all(daemon.engine.decide(one, action, how, time.time_ns()))
         daemon.settle()
 
@@ -339,6 +343,7 @@ class Holding:
         if now_s - self._asked_s < 1:
             return
         self._asked_s = now_s
+        self.untouched.forget_others({approval.id for approval in self._daemon.engine.holds.open})
         for approval in self._daemon.engine.holds.open:
             for waiter in list(approval.waiters):
                 # a program that was just started has no handler yet: it ends by itself
@@ -424,6 +429,7 @@ class Holding:
                     waiting.discard((waiter.process, waiter.tid, waiter.held))
                     if waiter.process.pid in lots:
                         self._parking.know(waiter.process, lots[waiter.process.pid])
+                    self._look_after(approval, waiter)
                     self._know_script(approval, waiter)
         for key, tid, held in waiting:
             daemon.monitor.answers.put(key, tid, held, Action.DENY)

@@ -32,7 +32,7 @@ from agentmon.engine.holds import Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.host.calls import opened_for, waits_in
-from agentmon.host.shown import is_written, look, made_as
+from agentmon.host.shown import Lease, look, made_as
 from agentmon.kernel.fanotify import Gate, Opening
 from agentmon.kernel.grants import boot_ns
 from agentmon.model.events import Decision, Flag, ProcessKey, Shown
@@ -185,10 +185,10 @@ class Opens:
         waiting = self._waiting.get((waiter.process, waiter.tid))
         return look(waiting.opening.fd) if waiting else None
 
-    def is_written(self, waiter: Waiter) -> bool:
-        """Whether it is about to run what somebody has open for writing."""
+    def lease(self, waiter: Waiter) -> Lease | None:
+        """Of the program that it is about to start."""
         waiting = self._waiting.get((waiter.process, waiter.tid))
-        return waiting is not None and waiting.opening.to_run and is_written(waiting.opening.fd)
+        return Lease(os.dup(waiting.opening.fd)) if waiting is not None and waiting.opening.to_run else None
 
     def reserve(self, waiter: Waiter, shown: Shown | None) -> bool:
         """Let the kernel know that it may go on, if it is what was shown; it does not before `settle`.

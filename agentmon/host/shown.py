@@ -1,27 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file as it was when somebody was asked about it, and whether it could become another one without being seen to.
+"""A file as it was when somebody was asked about it, and whether it became another one since.
 
-What differs in its change time or size is seen. But a page that is mapped for writing, and dirty already, is written to
-without either (``file_update_time()`` is called by the first write alone, `page_mkwrite`); and two changes of one tick
-of the clock have one time. So what was shown counts only of a file that nobody has open for writing (a mapping counts),
-and that was not changed just now.
+A change of its size or of its change time is seen. But a page that is mapped for writing, and dirty already, is written
+to without either (``file_update_time()`` is called by the first write alone, in `page_mkwrite`), and any page of tmpfs
+is. So nobody may open it for writing meanwhile, or it is heard of (`Lease`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import stat
-import time
 from functools import cache
 from typing import Final
 
 from agentmon.model.events import Shown
-
-#: The longest tick (`CONFIG_HZ=100`), twice: of what changed since, a later change may have the same time.
-TICK_NS: Final = 20_000_000
 
 _HANDLE_BYTES: Final = 128  # MAX_HANDLE_SZ, include/linux/exportfs.h
 _AT_EMPTY_PATH: Final = 0x1000  # include/uapi/linux/fcntl.h
@@ -47,38 +43,63 @@ def look(file: bytes | int) -> Shown | None:
     return Shown(found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size)
 
 
-def is_fresh(file: Shown) -> bool:
-    """Whether it was changed just now."""
-    return 0 <= time.time_ns() - file.changed_ns <= TICK_NS
+class Lease:
+    """A lease for reading (fcntl(2)): whoever opens the file for writing waits, and who holds the lease gets `SIGIO`.
 
-
-def is_written(fd: int) -> bool:
-    """Whether somebody has this file open for writing, or mapped; `fd` must be open for reading alone.
-
-    The kernel grants a lease for reading where nobody has (``check_conflicting_open()`` in fs/locks.c). Somebody who
-    opens it for writing in the same instant is waited for with `SIGIO`, which the daemon ignores. False too where the
-    file system has no leases: nobody can tell.
+    The kernel grants one only where nobody has the file open for writing, or mapped so (``check_conflicting_open()`` in
+    fs/locks.c). What is there is the same until somebody opens it.
     """
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except OSError as error:
-        return error.errno == errno.EAGAIN
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return False
 
+    def __init__(self, fd: int) -> None:
+        """`fd`: a plain file, open for reading alone; is closed with this."""
+        self._fd = fd
+        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())  # else it is this thread, which may be gone by then
+        error = self._take()
+        self._held = not error
+        #: Somebody has, or had since, the file open for writing. False too where the file system has no leases.
+        self.broken = error == errno.EAGAIN
 
-def is_written_at(path: bytes) -> bool:
-    """The same, by path. False: there is no such plain file."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+    def _take(self) -> int:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            return error.errno or errno.EINVAL
+        return 0
+
+    def _give(self) -> None:
+        self._held = False
+        with contextlib.suppress(BlockingIOError):  # the kernel took it: fs.lease-break-time is over
+            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    def look(self) -> bool:
+        """Whether it is `broken`; who waits for that goes on."""
+        if self._held and fcntl.fcntl(self._fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+            self.broken = True
+            self._give()
+        return self.broken
+
+    def is_open(self) -> bool:
+        """Whether somebody has it open for writing right now."""
+        if not self.look():
             return False
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return is_written(fd)
-    finally:
-        os.close(fd)
+        error = self._take()
+        if not error:
+            self._give()
+        return error == errno.EAGAIN
+
+    def close(self) -> None:
+        """Who waits goes on."""
+        fd, self._fd, self._held = self._fd, -1, False
+        if fd >= 0:
+            os.close(fd)
+
+
+def lease_at(path: bytes) -> Lease | None:
+    """Of the file there, links followed. None: it is no plain file, or cannot be opened."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return Lease(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    return None
 
 
 def made_as(fd: int) -> bytes:

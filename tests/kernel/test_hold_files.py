@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -11,8 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.held import READERS, agent, agree, approvals, asked, finish
-from tests.support.hosts import Host, wait_for
+from tests.support.held import (
+    MAPPER,
+    READERS,
+    agent,
+    agent_in_wait,
+    agree,
+    another,
+    approvals,
+    asked,
+    finish,
+    frozen,
+    tell,
+)
+from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 pytestmark = pytest.mark.tier("lsm")
 
@@ -89,6 +103,41 @@ def test_what_changed_while_held_is_asked_again(served: Host, kept: Path, asks: 
     out = finish(running)[1]
     assert "something else" not in out
     assert "PermissionError" in out
+
+
+@pytest.mark.parametrize("program", ["echo", "script"])
+def test_a_program_that_is_mapped_for_writing_does_not_run(served: Host, kept: Path, program: str) -> None:
+    """What is written through a mapping does not change the file's times; but none runs that is open for writing."""
+    running = agent_in_wait(served, only_run(served, kept, program), MAPPER, kept / program)
+    tell(running, "map", "exec", "write")  # nobody is asked
+    out = running.communicate(timeout=PATIENCE_S)[0]
+    assert (f"ended with {errno.ETXTBSY}\n" in out, "another!" in out) == (True, False), out
+
+
+@pytest.mark.parametrize("program", ["echo", "script"])
+def test_a_program_that_is_mapped_for_writing_while_held_is_asked_for_again(
+    served: Host, kept: Path, program: str
+) -> None:
+    running = agent_in_wait(served, only_run(served, kept, program), MAPPER, kept / program)
+    tell(running, "exec")
+    first = frozen(served)
+    tell(running, "map")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "is open for writing" in done.stderr) == (1, True), done.stderr
+    tell(running, "write", "unmap")
+    done = served.agentmon("approve", first["id"])
+    assert (done.returncode, "changed while it was held" in done.stderr) == (1, True), done.stderr
+    served.agentmon("deny", another(served, first)["id"])
+    out = running.communicate(timeout=PATIENCE_S)[0]
+    assert (f"ended with {errno.EPERM}\n" in out, "another!" in out) == (True, False), out
+
+
+def only_run(host: Host, kept: Path, program: str) -> Path:
+    """A policy that holds the exec of one program of that directory."""
+    shutil.copy("/bin/echo", kept / "echo")
+    with open(kept / "echo", "ab") as file:
+        file.write(b"as shown")
+    return host.policy(f"  - {{id: kept, on: exec, paths: ['{kept}/{program}'], action: hold}}", "mapped")
 
 
 def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, asks: Path) -> None:
