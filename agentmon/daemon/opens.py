@@ -32,9 +32,10 @@ from agentmon.engine.holds import Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
 from agentmon.host.calls import opened_for, waits_in
-from agentmon.host.shown import Lease, look, made_as
+from agentmon.host.shown import Lease, look
 from agentmon.kernel.fanotify import Gate, Opening
 from agentmon.kernel.grants import boot_ns
+from agentmon.kernel.handle import made_as
 from agentmon.model.events import Decision, Flag, ProcessKey, Shown
 from agentmon.model.operations import Action, Operation, Reason, Tier
 

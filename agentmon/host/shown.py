@@ -9,29 +9,12 @@ is. So nobody may open it for writing meanwhile, or it is heard of (`Lease`).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
 import stat
-from functools import cache
-from typing import Final
 
 from agentmon.model.events import Shown
-
-_HANDLE_BYTES: Final = 128  # MAX_HANDLE_SZ, include/linux/exportfs.h
-_AT_EMPTY_PATH: Final = 0x1000  # include/uapi/linux/fcntl.h
-
-
-class _Handle(ctypes.Structure):
-    """``struct file_handle``."""
-
-    _fields_ = (("size", ctypes.c_uint), ("kind", ctypes.c_int), ("data", ctypes.c_ubyte * _HANDLE_BYTES))
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
 
 
 def look(file: bytes | int) -> Shown | None:
@@ -100,11 +83,3 @@ def lease_at(path: bytes) -> Lease | None:
         if stat.S_ISREG(os.stat(path).st_mode):
             return Lease(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     return None
-
-
-def made_as(fd: int) -> bytes:
-    """What tells a file from a later one of the same number: name_to_handle_at(2). Empty where nobody can tell."""
-    handle = _Handle(_HANDLE_BYTES)
-    mount = ctypes.c_int()
-    done = _libc().name_to_handle_at(fd, b"", ctypes.byref(handle), ctypes.byref(mount), _AT_EMPTY_PATH)
-    return bytes(handle.data[: handle.size]) if done == 0 else b""
