@@ -214,6 +214,7 @@ def test_a_unit_that_may_have_no_children_is_frozen_in_place(childless: Runner, 
 
 def test_a_unit_goes_on_when_nobody_in_it_waits_any_more(childless: Runner, parking: Parking) -> None:
     parking.park(childless.key)
+    wait_for(lambda: is_frozen(childless.home), "it to freeze")
     other = ProcessKey(childless.key.pid, childless.key.start_ns + 1)  # the unit is frozen already: nobody looks at it
     parking.know(other, childless.home)
     parking.unpark(childless.key)
