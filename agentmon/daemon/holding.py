@@ -400,6 +400,7 @@ class Holding:
         for halted in self._daemon.monitor.answers.halted():
             warden.deny(self._daemon.monitor.answers, halted)
         self._opens.end()
+        self.untouched.end()
         self._move(self._parking.leave_all)
         self._mover.shutdown()
         self._save()

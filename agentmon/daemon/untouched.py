@@ -74,7 +74,14 @@ class Untouched:
             asyncio.get_running_loop().call_later(STARTS_S, self._started)
 
     def _started(self) -> None:
-        self._release(self._let.pop(0))
+        if self._let:
+            self._release(self._let.pop(0))
+
+    def end(self) -> None:
+        """Of all. `SIGIO` that nobody handles would end the daemon."""
+        self.forget_others(())
+        while self._let:
+            self._started()
 
     def heard(self) -> None:
         """`SIGIO`: somebody wants to write to one of them."""

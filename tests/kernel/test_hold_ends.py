@@ -115,7 +115,7 @@ def test_interrupted_at_a_terminal(served: Host, sink: Sink, to_sink: Path, how:
 
 
 def test_what_the_daemon_does_not_come_to_freeze_is_denied(tmp_path: Path, sink: Sink) -> None:
-    """It is stopped, and the kernel waits for it half a second."""
+    """It is stopped, and the kernel waits for it no longer than `park_ms`."""
     with Host(tmp_path) as host:
         policy = host.policy(f"  - {{id: out, on: connect, cidrs: [127.0.0.1/32], ports: [{sink.port}], action: hold}}")
         daemon = host.start()

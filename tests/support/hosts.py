@@ -39,7 +39,7 @@ class Host:
         self.config.write_text(
             f'[daemon]\nsocket = "{self.socket}"\nstate = "{self.state}"\n'
             f'audit = "{self.audit}"\npins = "{self.pins}"\n'
-            f"[hold]\npark_ms = {5000 if EMULATED else 500}\n"
+            f"[hold]\npark_ms = {5000 if EMULATED else 2000}\n"
         )
         self.daemons: list[subprocess.Popen[bytes]] = []
 
