@@ -99,7 +99,7 @@ def _news(args: argparse.Namespace) -> Iterator[None]:
 
 def _show(args: argparse.Namespace, held: list[dict[str, Any]], questions: list[dict[str, Any]]) -> None:
     if args.json:
-        for item in [*held, *questions]:
+        for item in [*held, *({"id": asked["question"], **asked} for asked in questions)]:
             print_json(item)
         return
     from agentmon.cli import render

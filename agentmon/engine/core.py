@@ -228,6 +228,7 @@ class Engine:
             if event.held:
                 return self._held(event, session, text, rule_id, reason, now_ns)
             verdict = Action.DENY  # it has no object to be asked about, or cannot wait here
+            reason = f"{REASONS[Reason.UNHOLDABLE]}: {reason}" if reason else REASONS[Reason.UNHOLDABLE]
         elif event.held:
             self.holds.used(event)
             if event.reason in _NOT_HELD:

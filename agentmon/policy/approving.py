@@ -25,8 +25,8 @@ from agentmon.policy.rules import Place, Policy, Rule, Variables
 from agentmon.policy.text import read_text
 
 #: What of a rule says when it holds, its objects apart.
-_CONDITIONS = ("exe", "parent", "user", "when", "marks")
-_HOLES = ("exe", "parent", "user", "risk", "time", "requires")
+_CONDITIONS = ("exe", "argv", "parent", "user", "when", "marks")
+_HOLES = ("exe", "argv", "parent", "user", "risk", "time", "requires")
 
 
 class ByHandError(AgentmonError):

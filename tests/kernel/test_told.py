@@ -204,6 +204,8 @@ def test_the_owner_answers_and_the_agent_reads_it(served: Host, policy: Path) ->
         shown = served.agentmon("approvals").stdout
         assert id_ in shown
         assert "may I push to main?\\x1b[2J" in shown
+        (line,) = served.agentmon("approvals", "--json").stdout.splitlines()
+        assert json.loads(line)["id"] == id_
         assert served.json("answer", id_, "yes,\nonce")["by_uid"] == 0
         assert served.agentmon("approvals").stdout == "nothing is held, nothing is asked\n"
         assert "yes, once" in served.agentmon("approvals", "--all").stdout

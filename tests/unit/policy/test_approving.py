@@ -12,6 +12,7 @@ from agentmon.model.operations import OPERATIONS, Action, Operation
 from agentmon.policy import load
 from agentmon.policy.approving import ByHandError, Edit, Held, approve_always, stub
 from agentmon.policy.bind import bind_policy
+from agentmon.policy.cases import run_cases
 from agentmon.policy.evaluate import Evaluator, Target
 from agentmon.policy.rules import Variables
 
@@ -98,6 +99,22 @@ def test_other_operations_of_the_rule_stay_held() -> None:
         if operation.is_path and operation is not Operation.WRITE:
             assert judge(new, operation, b"/w/a[1]")[0] == judge(text, operation, b"/w/a[1]")[0], operation
     assert judge(new, Operation.WRITE, b"/w/a1")[0] is Action.HOLD
+
+
+def test_a_rule_on_arguments_is_approved_for_these_alone(tmp_path: Path) -> None:
+    text = (
+        "policy: p\ndefault: {exec: deny}\n"
+        "rules:\n  - {id: push, on: exec, paths: /bin/git, argv: [push, '**'], action: hold}\n"
+    )
+    file = tmp_path / "p.yaml"
+    file.write_text(approve(text, Operation.EXEC, "/bin/git", "push").text)
+    cases = tmp_path / "p.test.yaml"
+    cases.write_text(
+        "cases:\n"
+        "  - {op: exec, object: /bin/git, argv: [push, there], expect: allow}\n"
+        "  - {op: exec, object: /bin/git, argv: [gc], expect: deny}\n"
+    )
+    assert [result.failure for result in run_cases(str(cases))] == ["", ""]
 
 
 def test_the_second_approval_has_the_next_number() -> None:
