@@ -172,11 +172,14 @@ class Parking:
     def sweep(self) -> None:
         """Bring back one that went on, and let children go on that were born where their parent waits. As `leave`.
 
-        No more than one, for whoever is to be frozen or let go on meanwhile has to wait.
+        No more than one, for whoever is to be frozen or let go on meanwhile has to wait. Whom somebody thawed (root may)
+        is frozen again: it would burn a processor until it has its answer.
         """
         self._clear()
         for key, lot in self._lots.items():
             if lot not in self._whole:
+                if _is_thawed(lot):
+                    _freeze(lot)
                 self._let_others_go(key, lot)
         now_s = self._clock()
         for key, (_, since_s) in self._idle.items():  # the longest first
@@ -244,6 +247,13 @@ def _frozen_in_place(lot: str | Path) -> str:
 def _freeze(lot: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # then nothing is in it
         files.write(lot / "cgroup.freeze", 1)
+
+
+def _is_thawed(lot: Path) -> bool:
+    try:
+        return files.read(lot / "cgroup.freeze").strip() == b"0"
+    except OSError:  # it is gone
+        return False
 
 
 def _thaw(lot: Path) -> None:

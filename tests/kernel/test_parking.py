@@ -113,6 +113,15 @@ def test_it_is_frozen_below_its_own_cgroup_and_comes_back(runner: Runner, parkin
     assert lots(runner.home, NAME) == []
 
 
+def test_whom_somebody_thaws_is_frozen_again(runner: Runner, parking: Parking) -> None:
+    parking.park(runner.key)
+    wait_for(lambda: is_frozen(runner.where), "it to freeze")
+    (runner.where / "cgroup.freeze").write_text("0")
+    runner.goes_on()
+    parking.sweep()
+    wait_for(lambda: is_frozen(runner.where), "it to freeze again")
+
+
 def test_it_goes_on_at_once_and_is_brought_back_when_it_was_not_held_again(
     runner: Runner, parking: Parking, now: list[float]
 ) -> None:
