@@ -102,8 +102,8 @@ class Held:
         if self._daemon.questions.find(approval_id) is not None:
             raise RefusedError(f"`{approval_id}` is a question: use `agentmon answer {approval_id} TEXT`", "failed")
         raise RefusedError(
-            f"there is no approval `{approval_id}`; `agentmon approvals` lists what waits", "failed",
-            {"approval": approval_id, "state": "unknown"},
+            f"there is no approval `{approval_id}`; `agentmon approvals` lists what waits,"
+            " and `agentmon audit log` has what was", "failed", {"approval": approval_id, "state": "unknown"},
         )  # fmt: skip
 
     def _may_know(self, caller: Caller, session_id: str) -> bool:
