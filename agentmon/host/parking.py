@@ -172,8 +172,8 @@ class Parking:
     def sweep(self) -> None:
         """Bring back one that went on, and let children go on that were born where their parent waits. As `leave`.
 
-        No more than one, for whoever is to be frozen or let go on meanwhile has to wait. Whom somebody thawed (root may)
-        is frozen again: it would burn a processor until it has its answer.
+        No more than one, for whoever is to be frozen or let go on meanwhile has to wait. Whom somebody thawed
+        is frozen again (root may): it would burn a processor until it has its answer.
         """
         self._clear()
         for key, lot in self._lots.items():
