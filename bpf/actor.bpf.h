@@ -341,6 +341,7 @@ __noinline int facts_of(__u32 policy, __u64 parents, __u64 risk, __u32 session)
  */
 __noinline int plan_of(struct am_actor *a)
 {
+	struct am_parts *parts_of;
 	struct am_steps *state;
 	struct am_plan *plan;
 	__u64 serial, at;
@@ -350,17 +351,22 @@ __noinline int plan_of(struct am_actor *a)
 		return -1;
 	id = a->policy;
 	serial = a->proc.serial;
-	plan = bpf_map_lookup_elem(&plans, &id);
+	parts_of = bpf_map_lookup_elem(&parts, &id);
 	state = bpf_map_lookup_elem(&steps, &serial);
-	if (!plan || !state)
+	if (!parts_of || !parts_of->known || !state)
 		return -1;
 	if (!a->proc.step) {
-		a->part = plan->part[AM_STEPS];
+		a->part = parts_of->part[AM_STEPS];
 		return 0;
 	}
 	at = a->proc.step - 1;
 	am_bound(at, 63);
-	a->part = plan->part[at];
+	a->part = parts_of->part[at];
+	if (!(parts_of->timed >> at & 1))
+		return 0;
+	plan = bpf_map_lookup_elem(&plans, &id);
+	if (!plan)
+		return -1;
 	if (overtime(plan, state, at)) {
 		a->part = sure_action(plan, at);
 		a->out = AM_PLAN_TIME;

@@ -232,6 +232,13 @@ struct {
 } plans SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AM_MAX_POLICIES);
+	__type(key, __u32);
+	__type(value, struct am_parts);
+} parts SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, AM_MAX_SESSIONS);

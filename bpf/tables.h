@@ -350,14 +350,19 @@ struct am_plan {
 	__u64 wanted[2]; /* ways that ask for arguments */
 	__u64 once, repeat, marks; /* steps */
 	__u32 max_files[AM_STEPS], max_procs[AM_STEPS]; /* ~0: no limit */
-	__u32 part[AM_STEPS + 1]; /* slot, plus 1, of each step, and of what is outside of all */
 	/* slot, plus 1; 0: no such ways. Its exe tags and those of arguments are ways */
 	__u32 way_slot[2];
-	__u32 pad;
 	__u8 way_step[AM_WAYS];
 	__u8 on_violation
 		[AM_STEPS +
 		 8]; /* enum am_action, AM_PAUSES, AM_MAY_ASK; that one too of what is outside of all */
+};
+
+/* Value of `parts`, by the policy's slot: what every decision needs to know of its plan, in few lines of cache. */
+struct am_parts {
+	__u64 timed; /* steps with a limit of time or of bytes */
+	__u32 known; /* `plans` has the rest */
+	__u32 part[AM_STEPS + 1]; /* slot, plus 1, of each step, and of what is outside of all */
 };
 
 #define AM_PAUSES 0x80 /* in on_violation: and user space freezes the session */
@@ -446,7 +451,8 @@ _Static_assert(sizeof(struct am_joined) == 24, "am_joined");
 _Static_assert(sizeof(struct am_proc) == 56, "am_proc");
 _Static_assert(sizeof(struct am_file_key) == 32, "am_file_key");
 _Static_assert(sizeof(struct am_mark) == 24, "am_mark");
-_Static_assert(sizeof(struct am_plan) == 6144, "am_plan");
+_Static_assert(sizeof(struct am_plan) == 5880, "am_plan");
+_Static_assert(sizeof(struct am_parts) == 272, "am_parts");
 _Static_assert(sizeof(struct am_steps) == 2088, "am_steps");
 _Static_assert(sizeof(struct am_hold_key) == 24, "am_hold_key");
 _Static_assert(sizeof(struct am_held) == 24, "am_held");

@@ -51,7 +51,7 @@ COUNTERS = (
 
 _MAPS = (
     "arena", "policies", "accepts", "lists", "net", "pins", "users", "clocks", "wants", "effects", "marked",
-    "lineages", "plans", "steps", "step_files", "granted", "doors", "sessions", "procs", "marks", "events",
+    "lineages", "plans", "parts", "steps", "step_files", "granted", "doors", "sessions", "procs", "marks", "events",
     "counters", *MAPS,
 )  # fmt: skip
 

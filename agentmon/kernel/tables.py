@@ -58,8 +58,10 @@ MARKED_KEY = struct.Struct("=II")
 #: ``struct am_plan``
 PLAN = struct.Struct(
     f"={MAX_STEPS}Q{MAX_STEPS}Q{4 * MAX_STEPS}Q{MAX_STEPS}Q{MAX_STEPS}Q{2 * MAX_STEPS}Q2Q3Q{MAX_STEPS}I{MAX_STEPS}I"
-    f"{MAX_STEPS + 1}I2I4x{MAX_WAYS}s{MAX_STEPS + 8}s"
+    f"2I{MAX_WAYS}s{MAX_STEPS + 8}s"
 )
+#: ``struct am_parts``
+PARTS = struct.Struct(f"=QI{MAX_STEPS + 1}I")
 _MAX_WRITE = 7 * MAX_STEPS
 #: ``struct am_step``, and what is before it in ``struct am_steps``
 STEP = struct.Struct("=IIQQI4x")
@@ -181,7 +183,7 @@ class Tables:
         planned = {slot for slot, header in found.items() if header[-1]}
         for key in list(self._maps["plans"].keys(U32.size)):
             if U32.unpack(key)[0] not in planned:
-                self._maps["plans"].delete(key)  # of an installation that was cut short
+                self._forget_plan(U32.unpack(key)[0])  # of an installation that was cut short
         for space in (self._accepts, self._lists):
             starts = sorted(space.runs)
             for start, following in zip(starts, [*starts, space.high][1:], strict=True):
@@ -274,9 +276,10 @@ class Tables:
             self._keep_lineage(generation, policy)
             if policy.plan is not None:
                 self._maps["plans"].update(U32.pack(slot), _plan(policy.plan, parts))
+                self._maps["parts"].update(U32.pack(slot), _parts(policy.plan, parts))
         except BaseException:
             self._clear(prefixes, pins, users, effects)
-            self._maps["plans"].delete(U32.pack(slot))
+            self._forget_plan(slot)
             self._maps["lineages"].delete(U32.pack(generation))
             self._trans.give(trans)
             self._accepts.give(accepts)
@@ -310,7 +313,7 @@ class Tables:
             U32.pack(slot), bytes(4) + U32.pack(installed.generation) + bytes(POLICY.size - 8)
         )
         self._maps["clocks"].delete(U32.pack(slot))
-        self._maps["plans"].delete(U32.pack(slot))
+        self._forget_plan(slot)
         self._clear(installed.prefixes, installed.pins, installed.users, installed.effects)
         for key in list(self._maps["marked"].keys(MARKED_KEY.size)):
             if MARKED_KEY.unpack(key)[1] == installed.generation:
@@ -318,6 +321,10 @@ class Tables:
         self._trans.give(installed.trans_base)
         self._accepts.give(installed.accept_base)
         self._lists.give(installed.list_base)
+
+    def _forget_plan(self, slot: int) -> None:
+        self._maps["parts"].update(U32.pack(slot), bytes(PARTS.size))
+        self._maps["plans"].delete(U32.pack(slot))
 
     def set_clock(self, slot: int, spans: Sequence[tuple[int, int]]) -> None:
         """What the time says of a policy from now on: (until when of the boot clock in ns, the facts until then)."""
@@ -361,8 +368,8 @@ class Tables:
         value = self._maps["plans"].lookup(U32.pack(slot))
         if not value:
             return ()
-        fields = PLAN.unpack(value)
-        slots = [*dict.fromkeys(fields[-5 - MAX_STEPS : -4]), *fields[-4:-2]]
+        _, _, *parts = PARTS.unpack(self._maps["parts"].lookup(U32.pack(slot)) or bytes(PARTS.size))
+        slots = [*dict.fromkeys(parts), *PLAN.unpack(value)[-4:-2]]
         return tuple(slot - 1 for slot in slots if slot)
 
     def settle(self) -> None:
@@ -458,8 +465,7 @@ def _holds_programs(header: tuple[Any, ...]) -> bool:
 def _plan(tables: PlanTables, slots: Sequence[int]) -> bytes:
     """``struct am_plan``; ``slots``: of the parts, then of the ways."""
     plan = tables.compiled
-    steps = plan.steps
-    parts, ways = slots[: len(tables.parts)], slots[len(tables.parts) :]
+    steps, ways = plan.steps, slots[len(tables.parts) :]
     word = (1 << 64) - 1
 
     def each(values: Iterable[int], count: int = MAX_STEPS, fill: int = 0) -> list[int]:
@@ -491,12 +497,21 @@ def _plan(tables: PlanTables, slots: Sequence[int]) -> bytes:
         mask(s.mark for s in steps),
         *each(limit(s.max_files, 0xFFFFFFFF) for s in steps),
         *each(limit(s.max_procs, 0x7FFFFFFF) for s in steps),
-        *each(parts[number] + 1 for number in tables.part_of[:-1]),
-        parts[tables.part_of[-1]] + 1,
         *each((slot + 1 for slot in ways), 2),
         bytes(plan.ways),
         bytes(actions),
     )
+
+
+def _parts(tables: PlanTables, slots: Sequence[int]) -> bytes:
+    """``struct am_parts``; ``slots`` as in `_plan`."""
+    *steps, outside = (slots[number] + 1 for number in tables.part_of)
+    timed = sum(
+        1 << i
+        for i, step in enumerate(tables.compiled.steps)
+        if step.timeout_ns is not None or step.max_write_bytes is not None
+    )
+    return PARTS.pack(timed, 1, *steps, *[0] * (MAX_STEPS - len(steps)), outside)
 
 
 def _rates(policy: CompiledPolicy) -> int:
