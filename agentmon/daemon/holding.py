@@ -24,7 +24,7 @@ from agentmon.daemon.untouched import Untouched, root_path
 from agentmon.engine.holds import Approval, Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
-from agentmon.host.parking import Parking, ParkingError, empty
+from agentmon.host.parking import Parking, ParkingError, empty, is_thawed
 from agentmon.host.shown import lease_at
 from agentmon.kernel.fanotify import Gate
 from agentmon.kernel.grants import boot_ns
@@ -33,6 +33,8 @@ from agentmon.model.events import ProcessKey, Shown
 from agentmon.model.operations import Action, Operation
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentmon.daemon.app import Daemon
     from agentmon.policy.bind import BoundPolicy
 
@@ -417,9 +419,11 @@ class Holding:
         if any(policy is None or policy.bound.holds for policy in policies):
             self._watch_over()
         lots = self._parking.adopt()
+        known_before = self._load()
+        self._tell_frozen(known_before, lots)
         waiting = set(daemon.monitor.answers.waiting())
         self._opens.adopt(left_in(daemon.config.daemon.state))
-        for approval in self._load():
+        for approval in known_before:
             approval.waiters = [
                 w for w in approval.waiters if (w.process, w.tid, w.held) in waiting or self._opens.waits(w)
             ]
@@ -440,6 +444,15 @@ class Holding:
             if not any(pid in known for pid, where in lots.items() if where == lot):
                 empty(lot)
         self._parking.sweep()
+
+    def _tell_frozen(self, approvals: list[Approval], lots: dict[int, Path]) -> None:
+        """The daemon may have died when somebody was frozen and written down, and the kernel not told yet."""
+        answers = self._daemon.monitor.answers
+        for waiter in [waiter for approval in approvals for waiter in approval.waiters if not waiter.opens]:
+            lot = lots.get(waiter.process.pid)
+            if lot and not is_thawed(lot) and answers.is_unanswered(waiter.process, waiter.tid, waiter.held):
+                with contextlib.suppress(KernelError):  # there is no room: it is denied
+                    answers.put(waiter.process, waiter.tid, waiter.held, Action.HOLD)
 
     def _save_soon(self) -> None:
         """Once for all that comes together: with many that wait, this is what costs."""

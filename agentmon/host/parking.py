@@ -178,7 +178,7 @@ class Parking:
         self._clear()
         for key, lot in self._lots.items():
             if lot not in self._whole:
-                if _is_thawed(lot):
+                if is_thawed(lot):
                     _freeze(lot)
                 self._let_others_go(key, lot)
         now_s = self._clock()
@@ -249,7 +249,8 @@ def _freeze(lot: Path) -> None:
         files.write(lot / "cgroup.freeze", 1)
 
 
-def _is_thawed(lot: Path) -> bool:
+def is_thawed(lot: Path) -> bool:
+    """Whether nobody in this cgroup has to wait."""
     try:
         return files.read(lot / "cgroup.freeze").strip() == b"0"
     except OSError:  # it is gone

@@ -76,6 +76,12 @@ class Answers:
         except KernelError as error:
             raise KernelError(f"the kernel's table of {name}: {error}") from error
 
+    def is_unanswered(self, process: ProcessKey, tid: int, held: int) -> bool:
+        """Whether it asks, and the kernel was told nothing of it: neither that it is frozen, nor an answer."""
+        key = _key(process, tid, held)
+        asks = self._held.lookup(key) is not None or self.is_pending(process)
+        return asks and self._answers.lookup(key) is None
+
     def is_answered(self, process: ProcessKey, tid: int, held: int) -> bool:
         """Whether somebody said yes or no."""
         value = self._answers.lookup(_key(process, tid, held))

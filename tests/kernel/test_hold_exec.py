@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from agentmon.daemon import holding
+from agentmon.kernel.answers import KEY
+from agentmon.kernel.libbpf import open_pinned_map
 from tests.support.held import (
     MAPPER,
     agent,
@@ -358,7 +360,8 @@ def test_who_is_thawed_without_an_answer_is_killed(served: Host, kept: Path, ask
 # ---- daemons that die
 
 
-def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dies", ["later", "before it told the kernel"])
+def test_a_program_waits_for_the_next_daemon(tmp_path: Path, dies: str) -> None:
     program, mark = first(tmp_path / "first"), tmp_path / "mark"
     with Host(tmp_path) as host:
         policy = host.policy(f"  - {{id: kept, on: exec, paths: ['{program}*'], action: hold}}")
@@ -367,6 +370,8 @@ def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
         question = frozen(host)
         daemon.kill()
         daemon.wait()
+        if dies != "later":
+            forget_all(host, "answers")
         time.sleep(1)
         assert not mark.exists()
         host.start()
@@ -375,6 +380,14 @@ def test_a_program_waits_for_the_next_daemon(tmp_path: Path) -> None:
         wait_for(mark.exists, "the program to run")
         running.kill()
         running.communicate()
+
+
+def forget_all(host: Host, table: str) -> None:
+    (pin,) = host.pins.rglob(table)
+    pinned = open_pinned_map(str(pin))
+    for key in list(pinned.keys(KEY.size)):
+        pinned.delete(key)
+    pinned.close()
 
 
 LATER = """

@@ -23,7 +23,7 @@ from agentmon.control.client import reachable
 from agentmon.daemon.gatekeeping import calm
 from agentmon.host import process, starting
 from agentmon.kernel.fanotify import Gate
-from tests.support.held import READERS, agent, approvals, asked
+from tests.support.held import READERS, agent, approvals, asked, is_written_down
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
@@ -57,8 +57,7 @@ class Scene:
         return running
 
     def written_down(self, question: str) -> None:
-        saved = self.host.state / "held.json"
-        wait_for(lambda: saved.exists() and question in saved.read_text(), "it to be written down")
+        wait_for(lambda: is_written_down(self.host, question), "it to be written down")
 
     def die(self) -> None:
         self.daemon.kill()
@@ -137,7 +136,7 @@ def test_it_is_refused_and_not_killed_when_the_next_daemon_is_told_no(scene: Sce
 def test_threads_that_wait_together_are_taken_up_together(scene: Scene) -> None:
     running = scene.held(sys.executable, "-c", textwrap.dedent(READERS), scene.file)
     wait_for(lambda: [q["waiters"] for q in approvals(scene.host)] == [4], "all to wait for one answer")
-    wait_for(lambda: (scene.host.state / "held.json").read_text().count(str(scene.file)) == 5, "all to be written down")
+    wait_for(lambda: is_written_down(scene.host, str(scene.file), 5), "all to be written down")
     scene.die()
     scene.host.start()
     assert [q["waiters"] for q in asked(scene.host)] == [4]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentmon.kernel.host import cgroup2_root
-from tests.support.held import CONNECT, Sink, agent_in_wait, approvals, asked, go
+from tests.support.held import CONNECT, Sink, agent_in_wait, approvals, asked, go, is_written_down
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 ALONE = f"""
@@ -71,7 +71,7 @@ def test_it_waits_for_the_next_daemon(unit: Path, tmp_path: Path, sink: Sink) ->
         go(running)
         question = asked(host)[0]
         wait_for(lambda: is_frozen(unit), "the unit to be frozen")
-        wait_for(lambda: question["id"] in (host.state / "held.json").read_text(), "it to be written down")
+        wait_for(lambda: is_written_down(host, question["id"]), "it to be written down")
         daemon.kill()
         daemon.wait()
         assert is_frozen(unit)

@@ -80,10 +80,15 @@ def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
 def frozen(host: Host) -> dict[str, Any]:
     """The one question, once it is frozen and written down. Until then, a daemon that dies has it denied."""
     question = asked(host)[0]
-    saved = host.state / "held.json"
     wait_for(lambda: stands_still(question["pid"]), "it to be frozen")
-    wait_for(lambda: saved.exists() and question["id"] in saved.read_text(), "it to be written down")
+    wait_for(lambda: is_written_down(host, question["id"]), "it to be written down")
     return question
+
+
+def is_written_down(host: Host, what: str, times: int = 1) -> bool:
+    """Whether the daemon's next one will know of it."""
+    saved = host.state / "held.json"
+    return saved.exists() and saved.read_text().count(what) >= times
 
 
 def another(host: Host, *seen: dict[str, Any]) -> dict[str, Any]:
