@@ -14,9 +14,9 @@ from typing import BinaryIO, Final
 from agentmon.model.operations import Operation
 
 #: Number -> which argument has the flags. Those of 64-bit and 32-bit calls: of each number, only one kind opens a file.
+#: Not openat2(2): its flags are in memory, where others may have changed them since the kernel read them.
 _FLAGS: Final = {2: 1, 257: 2, 304: 2, 5: 1, 295: 2, 342: 2}
 _CREAT: Final = frozenset((85, 8))
-_OPENAT2: Final = 437  # its flags are in memory
 _EXEC: Final = frozenset((59, 322, 520, 545, 11, 358))
 #: Number -> which argument has the program's; of 64-bit calls alone, and of those no other has these numbers.
 _ARGV: Final = {59: 1, 322: 2}
@@ -48,8 +48,6 @@ def opened_for(tid: int) -> frozenset[Operation]:
         return frozenset((Operation.WRITE,))
     if number in _FLAGS:
         return operations_of(int(words[1 + _FLAGS[number]], 16))
-    if number == _OPENAT2:
-        return operations_of(_word(tid, int(words[3], 16)))
     return _EITHER
 
 
@@ -115,11 +113,3 @@ def operations_of(flags: int) -> frozenset[Operation]:
     writes = mode != os.O_RDONLY or bool(flags & os.O_TRUNC)
     return frozenset(operation for operation, does in ((Operation.READ, reads), (Operation.WRITE, writes)) if does)
 
-
-def _word(tid: int, address: int) -> int:
-    try:
-        with open(f"/proc/{tid}/mem", "rb", buffering=0) as file:
-            file.seek(address)
-            return int(struct.unpack("=Q", file.read(8))[0])
-    except (OSError, struct.error, ValueError):
-        return os.O_RDWR

@@ -33,10 +33,9 @@ class Lease:
     fs/locks.c). What is there is the same until somebody opens it.
     """
 
-    def __init__(self, fd: int) -> None:
-        """`fd`: a plain file, open for reading alone; is closed with this."""
-        self._fd = fd
-        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())  # else it is this thread, which may be gone by then
+    def __init__(self, fd: int, *, opened: bool = True) -> None:
+        """`fd`: of a plain file, open for reading alone, or (`opened` false) with `O_PATH`; is closed with this."""
+        self._file, self._fd = fd, fd if opened else -1
         error = self._take()
         self._held = not error
         #: Somebody has, or had since, the file open for writing. False too where the file system has no leases.
@@ -44,6 +43,9 @@ class Lease:
 
     def _take(self) -> int:
         try:
+            if self._fd < 0:  # EAGAIN: somebody has a lease for writing, and is told to give it up
+                self._fd = os.open(f"/proc/self/fd/{self._file}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.fcntl(self._fd, fcntl.F_SETOWN, os.getpid())  # else it is this thread, which may be gone by then
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except OSError as error:
             return error.errno or errno.EINVAL
@@ -72,14 +74,17 @@ class Lease:
 
     def close(self) -> None:
         """Who waits goes on."""
-        fd, self._fd, self._held = self._fd, -1, False
-        if fd >= 0:
+        self._held = False
+        for fd in {self._file, self._fd} - {-1}:
             os.close(fd)
+        self._file = self._fd = -1
 
 
 def lease_at(path: bytes) -> Lease | None:
     """Of the file there, links followed. None: it is no plain file, or cannot be opened."""
     with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.stat(path).st_mode):
-            return Lease(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return Lease(fd, opened=False)
+        os.close(fd)
     return None
