@@ -451,6 +451,8 @@ static __always_inline void print_job(const struct am_actor *a, struct am_job *j
 
 	bpf_loop(AM_PATH_MAX, hash_some, &h, 0);
 	job->same = mix(h.sum + ((__u64)a->generation << 32) + ((__u32)job->op << 16) + job->rule);
+	if (job->op == AM_WRITE) /* who was asked for writing alone said nothing of reading */
+		job->same = mix(job->same + also_read(job));
 	job->held = mix(mix(job->same + job->ino) + ((__u64)job->igen << 32 | job->dev)) |
 		    1; /* 0 is the thread itself */
 	if (job->ops & AM_CARRIES)

@@ -58,5 +58,5 @@ class Aloud(threading.Thread):
         for approval in waiting:
             if approval["session"] == self._session and approval["id"] not in self._asked:
                 self._asked.add(approval["id"])
-                what = attempt(approval["operation"], approval["object"])
+                what = attempt(approval["does"], approval["object"])
                 say(f"{what} waits for an answer: the owner says `agentmon approve {approval['id']}`, or `deny`")

@@ -89,7 +89,8 @@ def _edit(approval: dict[str, Any], target: _Target) -> Edit:
     from agentmon.policy.approving import Held, approve_always
     from agentmon.policy.rules import Variables
 
-    held = Held(Operation[approval["operation"].upper()], approval["object"], approval["rule"])
+    operation = Operation[approval["operation"].upper()]
+    held = Held(operation, approval["object"], approval["rule"], also_read=approval["also_read"])
     variables = Variables.of(workspace=approval["workspace"], home=approval["home"], user=approval["user"])
     who = os.environ.get("SUDO_USER") if os.geteuid() == 0 else None
     who = who or pwd.getpwuid(os.getuid()).pw_name

@@ -128,7 +128,7 @@ def _held(approval: dict[str, Any]) -> str:
     now_ns, id_ = time.time_ns(), approval["id"]
     approve = f"agentmon approve {id_} [--session | --for 10m | --always]"
     lines = [
-        f"{id_}  {approval['session']}  {approval['operation']} {plainly(approval['object'], 5000)}",
+        f"{id_}  {approval['session']}  {approval['does']} {plainly(approval['object'], 5000)}",
         f"  which leads to {plainly(approval['file'], 5000)}" if approval.get("file") else "",
         "  CHANGED while it was held: look again" if approval["changed"] else "",
         f"  rule {approval['rule'] or 'default'}{because}",
@@ -180,7 +180,7 @@ def deed_line(deed: dict[str, Any]) -> str:
 
 def answered(reply: dict[str, Any]) -> dict[str, Any]:
     """What the daemon took an answer for, as `--json` has it."""
-    names = ("session", "answer", "operation", "object")
+    names = ("session", "answer", "operation", "does", "object")
     return {"id": reply["approval"]} | {name: reply[name] for name in names}
 
 

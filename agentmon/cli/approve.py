@@ -87,7 +87,5 @@ def handle(args: argparse.Namespace) -> int:
         print_json(answered(reply) | {"scope": reply["scope"], "for_s": reply["for_s"]} | more)
     else:
         span = f"for {args.span:g} s" if args.span else "for the session" if longer else "once"
-        print(
-            clean(f"{reply['approval']} of {reply['session']} approved {span}: {reply['operation']} {reply['object']}")
-        )
+        print(clean(f"{reply['approval']} of {reply['session']} approved {span}: {reply['does']} {reply['object']}"))
     return 0

@@ -39,5 +39,5 @@ def handle(args: argparse.Namespace) -> int:
     if args.json:
         print_json(answered(reply))
     else:
-        print(clean(f"{reply['approval']} of {reply['session']} denied: {reply['operation']} {reply['object']}"))
+        print(clean(f"{reply['approval']} of {reply['session']} denied: {reply['does']} {reply['object']}"))
     return 0

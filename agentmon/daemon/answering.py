@@ -130,7 +130,7 @@ class Held:
 def _answered(approval: Approval, answer: str) -> dict[str, Any]:
     return {
         "approval": approval.id, "session": approval.session, "answer": answer, "operation": approval.operation,
-        "object": approval.object,
+        "does": approval.does, "object": approval.object,
     }  # fmt: skip
 
 
@@ -139,7 +139,8 @@ def _told(approval: Approval, arguments: Callable[[Waiter, int], list[str] | Non
     program = process.executable(first.pid)
     return {
         "id": approval.id, "session": approval.session, "pid": first.pid, "comm": approval.comm,
-        "operation": approval.operation, "object": approval.object, "file": approval.file, "rule": approval.rule,
+        "operation": approval.operation, "also_read": approval.also_read, "does": approval.does,
+        "object": approval.object, "file": approval.file, "rule": approval.rule,
         "reason": approval.reason, "changed": approval.changed, "asked_ns": approval.asked_ns,
         "deadline_ns": approval.deadline_ns, "waiters": len(approval.waiters),
         "scope_help": _scope(approval), "arguments": arguments(approval.waiters[0], COMMAND),
@@ -159,7 +160,7 @@ def _told(approval: Approval, arguments: Callable[[Waiter, int], list[str] | Non
 
 def _scope(approval: Approval) -> str:
     told = ", with any arguments" if approval.operation == "exec" else ""
-    return f"{approval.operation} of {approval.object}{told}, by whatever this session runs, until it ends"
+    return f"{approval.does} of {approval.object}{told}, by whatever this session runs, until it ends"
 
 
 def user_name(uid: int) -> str:

@@ -147,7 +147,7 @@ def told(message: Message) -> tuple[str, str]:
         "expired": "was denied: nobody answered",
     }[message["event"]]
     reason = f": {message['reason']}" if message["reason"] else ""
-    lines = [f"{message['operation']} {message['object']}", f"rule {message['rule'] or 'default'}{reason}"]
+    lines = [f"{message['does']} {message['object']}", f"rule {message['rule'] or 'default'}{reason}"]
     if message.get("file"):
         lines.insert(1, f"which leads to {message['file']}")
     if message["command"]:

@@ -106,7 +106,7 @@ class Holding:
             with contextlib.suppress(OSError):
                 self._parking.freeze_again(waiter.process)  # at once, if that is all that it takes
             self._mover.submit(self._park, waiter, self._loop)
-        self._save_soon()
+        self.save_soon()
 
     def _park(self, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
         """In the thread."""
@@ -168,7 +168,7 @@ class Holding:
             halted = any(waiter.halted for waiter in waiters if waiter.process == key)
             if (halted and action is Action.DENY) or not self._daemon.engine.holds.of(key):
                 self._move(self._unhalt if halted else self._parking.unpark, key)
-        self._save_soon()
+        self.save_soon()
 
     def _no_room(self, waiter: Waiter, error: KernelError) -> None:
         from agentmon.daemon.app import log
@@ -213,7 +213,7 @@ class Holding:
             self._show(waiter)
         daemon.execute_all(commands)
         daemon.settle()
-        self._save_soon()
+        self.save_soon()
         return new
 
     def _show(self, waiter: Waiter) -> None:
@@ -454,7 +454,7 @@ class Holding:
                 with contextlib.suppress(KernelError):  # there is no room: it is denied
                     answers.put(waiter.process, waiter.tid, waiter.held, Action.HOLD)
 
-    def _save_soon(self) -> None:
+    def save_soon(self) -> None:
         """Once for all that comes together: with many that wait, this is what costs."""
         if self._loop is not None and not self._unsaved:
             self._unsaved = True
@@ -469,8 +469,12 @@ class Holding:
         holds = self._daemon.engine.holds
         opens = [one.row() for one in self._opens.left()]
         self._writer.submit(
-            self._write, {"number": holds.number, "open": [_row(a) for a in holds.open], "opens": opens}
-        )
+            self._write,
+            {
+                "number": holds.number, "open": [_row(a) for a in holds.open], "opens": opens,
+                "files": self._opens.marked(),
+            },
+        )  # fmt: skip
 
     def _write(self, what: dict[str, Any]) -> None:
         new = self._file.with_suffix(".new")

@@ -82,7 +82,8 @@ def as_message(event: str, approval: Approval, owner: int, command: Sequence[str
         command = process.command_line(approval.waiters[0].process.pid)
     return {
         "v": 1, "event": event, "host": socket.gethostname(), "id": approval.id, "session": approval.session,
-        "uid": owner, "operation": approval.operation, "object": _fit(approval.object), "file": _fit(approval.file),
+        "uid": owner, "operation": approval.operation, "does": approval.does,
+        "object": _fit(approval.object), "file": _fit(approval.file),
         "rule": approval.rule,
         "reason": _fit(approval.reason), "command": _fit(shlex.join(command) or approval.comm),
         "asked_ns": approval.asked_ns, "deadline_ns": approval.deadline_ns,

@@ -23,11 +23,12 @@ import struct
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentmon.daemon.gatekeeping import Gates, Left, drain, reopened, still_waits, withdraw
+from agentmon.daemon.marked import marked_in
 from agentmon.engine.holds import Waiter
 from agentmon.errors import KernelError
 from agentmon.host import process
@@ -69,14 +70,6 @@ class _Waiting:
     shown: Shown | None = None  # a program, as it was approved
 
 
-@dataclass(slots=True)
-class _Names:
-    """What a file was called when it was marked, the latest last: who moves it to a name that was approved is asked."""
-
-    made: bytes  # two files may have one number, one after the other: `made_as`
-    paths: dict[bytes, None] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class _Mark:
     path: bytes
@@ -95,7 +88,7 @@ class Opens:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = False
         self._unseen = threading.Semaphore(UNSEEN)
-        self._marked: dict[tuple[int, int], _Names] = {}  # by device and inode
+        self._marked = marked_in(daemon.config.daemon.state)
         self._waiting: dict[tuple[ProcessKey, int], _Waiting] = {}
         self._refused: dict[tuple[ProcessKey, int, int], float] = {}  # by thread and object; until when
         #: Who was let go on in an earlier daemon's group: the same open may come by once more, in ours.
@@ -125,9 +118,11 @@ class Opens:
                 wanted |= _wanted(prepared.bound, 0 if state.by_root else state.uid)
         if wanted:
             self._mark(wanted)
-        elif self._gate is not None and self._marked:
-            self._gate.unmark_all()
+        elif self._marked:
+            if self._gate is not None:
+                self._gate.unmark_all()
             self._marked.clear()
+            self._daemon.holding.save_soon()
 
     def adopt(self, left: list[Left]) -> None:
         """Take up again who waits since before this daemon; who cannot be taken up is denied."""
@@ -174,6 +169,10 @@ class Opens:
     def left(self) -> list[Left]:
         """Who waits, for the next daemon."""
         return [_left(key, tid, one) for (key, tid), one in self._waiting.items()]
+
+    def marked(self) -> list[list[Any]]:
+        """What the files are called whose opens wait, for the next daemon."""
+        return self._marked.rows()
 
     def _forget_gates(self) -> None:
         used = {id(self._gate), *(id(one.gate) for one in self._waiting.values())}
@@ -264,11 +263,8 @@ class Opens:
         # again each time: a number may be another file's by now
         if not self._open_gate().mark(name, to_run=mark.to_run):
             return
-        names, made = self._marked.get(place), made_as(fd)
-        if names is None or names.made != made:
-            names = self._marked[place] = _Names(made)
-        names.paths.pop(mark.path, None)
-        names.paths[mark.path] = None
+        if self._marked.add(place, made_as(fd), mark.path):
+            self._daemon.holding.save_soon()
 
     def _open_gate(self) -> Gate:
         if self._gate is None:
@@ -348,10 +344,10 @@ class Opens:
         """What there is to ask; None: nothing. Whatever else rules say of it, they say in the kernel."""
         daemon = self._daemon
         shown = look(opening.fd)
-        names = self._marked.get((shown.device, shown.inode)) if shown else None
+        names = self._marked.names((shown.device, shown.inode)) if shown else []
         acting = daemon.monitor.process(key)
         session = daemon.engine.session(acting.session) if acting else None
-        if shown is None or names is None or acting is None or session is None:
+        if shown is None or not names or acting is None or session is None:
             return None
         state = daemon.states[session.id]
         prepared = daemon.book.in_force(state.digest)
@@ -362,20 +358,22 @@ class Opens:
             return None
         tags = prepared.judge.exe_tags(process.executable(key.pid) or b"")
         asks = []  # by each name that it had, the latest first
-        for path in reversed(names.paths):
+        for path in names:
             verdicts = {operation: prepared.judge.path(operation, path, tags) for operation in sorted(operations)}
             operation, verdict = max(verdicts.items(), key=lambda item: (item[1].action, item[0]))
             if verdict.action is Action.HOLD and path in prepared.bound.gated(operation, rule=verdict.rule):
-                same = _print(path, state.generation, operation, verdict.rule)
-                asks.append((self._is_approved(session.id, same), path, operation, verdict.rule, same))
+                also_read = operation is Operation.WRITE and Operation.READ in operations
+                same = _print(path, state.generation, operation, verdict.rule, also_read)
+                flags = Flag.ALSO_READ if also_read else Flag(0)
+                asks.append((self._is_approved(session.id, same), path, operation, verdict.rule, same, flags))
         if not asks:
             return None
-        _, path, operation, rule, same = min(asks, key=itemgetter(0))
+        _, path, operation, rule, same, flags = min(asks, key=itemgetter(0))
         held = _print(path, same, shown.device, shown.inode, shown.changed_ns, shown.size_bytes)
         facts = process.status(opening.tid)
         decision = Decision(
             boot_ns(), key, opening.tid, process.stat(key.pid).ppid, facts.uids[0], process.stat(opening.tid).comm,
-            session.slot, state.generation, operation, Action.HOLD, Tier.REACT, Flag(0), rule, Reason.RULE,
+            session.slot, state.generation, operation, Action.HOLD, Tier.REACT, flags, rule, Reason.RULE,
             tags, (shown.device, shown.inode, 0), path, 0, held, same, opens=True,
         )  # fmt: skip
         return _Waiting(gate, opening, decision, path, operations, call)

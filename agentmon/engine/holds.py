@@ -89,6 +89,7 @@ class Approval:
     asked_ns: int  # wall clock
     deadline_ns: int
     same: int  # what an approval for the session covers
+    also_read: bool = False  # the file is opened for both; `operation` is `write`
     waiters: list[Waiter] = field(default_factory=list)
     changed: bool = False  # asked again: what was shown before is not what is there now
     start: str = ""  # of a program that is stopped, a digest of how it was started
@@ -96,6 +97,11 @@ class Approval:
     file: str = ""  # react tier: where the name of a script leads, if elsewhere
     #: React tier: the file as it was when it was asked for (device, inode, change time in ns, size in bytes).
     shown: tuple[int, int, int, int] | None = None
+
+    @property
+    def does(self) -> str:
+        """What it does to its object, for people."""
+        return f"read and {self.operation}" if self.also_read else self.operation
 
 
 @dataclass(slots=True)
@@ -242,7 +248,8 @@ class Holds:
             return Heard(None, refused=f"this session asked for more than {_count(limits.burst)} in a minute")
         approval = Approval(
             self._new_id(), session, event.session, operation, object_, rule, reason, event.comm, event.uid,
-            now_ns, now_ns + self.timeout_ns, event.same, [waiter], changed, start, tuple(recent),
+            now_ns, now_ns + self.timeout_ns, event.same, operation == "write" and bool(event.flags & Flag.ALSO_READ),
+            [waiter], changed, start, tuple(recent),
         )  # fmt: skip
         self._open[approval.id] = approval
         self._by_waiter[waiter.place] = approval

@@ -112,4 +112,3 @@ def operations_of(flags: int) -> frozenset[Operation]:
     reads = mode in (os.O_RDONLY, os.O_RDWR, os.O_ACCMODE)
     writes = mode != os.O_RDONLY or bool(flags & os.O_TRUNC)
     return frozenset(operation for operation, does in ((Operation.READ, reads), (Operation.WRITE, writes)) if does)
-

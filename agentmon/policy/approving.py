@@ -40,6 +40,12 @@ class Held:
     operation: Operation
     object: str
     rule: str
+    also_read: bool = False  # the file is opened for both
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """What it does to its object."""
+        return (Operation.READ, self.operation) if self.also_read else (self.operation,)
 
     @property
     def key(self) -> str:
@@ -83,6 +89,8 @@ def approve_always(text: str, file: str, variables: Variables, held: Held, who: 
     names = {rule.id for rule in policy.rules}
     new_id = next(name for n in range(1, len(names) + 2) if (name := f"approved-{date}-{n}") not in names)
     allow = {"id": new_id, "reason": f"approved by {who} on {date}"}
+    if held.also_read and not _is_read_held(before, held):
+        held = replace(held, also_read=False)
     rules = _holding(before, held)
     if held.rule and held.rule not in {rule.id for rule in rules}:
         raise ByHandError(
@@ -123,15 +131,16 @@ def _attempt(it: _Attempt) -> tuple[str | None, str]:
         except PolicyError as error:
             return None, str(error).splitlines()[0]
         said = diff.verdicts(it.before, after, whole=True)
-        wanted = [d for d in said.differences if d.operation is it.held.operation and d.new.rule == it.allow["id"]]
+        wanted = [d for d in said.differences if d.operation in it.held.operations and d.new.rule == it.allow["id"]]
         others = [d for d in said.differences if d not in wanted]
         if not said.complete:
             return None, "the policy is too large to be compared on every object"
         if any(d.old.action is not Action.HOLD or d.new.action is not Action.ALLOW for d in wanted):
             return None, "it would allow this also where it is not held"
         if not others:
-            return (text, "") if wanted else (None, "another rule or the default still holds it")
-        if kept or any(d.operation is it.held.operation for d in others):
+            is_all = {d.operation for d in wanted} == set(it.held.operations)
+            return (text, "") if is_all else (None, "another rule or the default still holds it")
+        if kept or any(d.operation in it.held.operations for d in others):
             break
         for d in others:
             operations = kept.setdefault(d.old.action, [])
@@ -163,10 +172,9 @@ def _edited(it: _Attempt, kept: Mapping[Action, Iterable[Operation]]) -> str:
         reason = {"reason": it.holes[0].reason} if it.holes and it.holes[0].reason else {}
         on = [operation.word for operation in operations]
         text.add_rule({"id": name, "on": on, **objects, **conditions, "action": action.word, **reason})
-    on_word = held.operation.word
-    text.add_rule(
-        {"id": it.allow["id"], "on": on_word, **objects, **conditions, "action": "allow", "reason": it.allow["reason"]}
-    )
+    words = [operation.word for operation in held.operations]
+    new = {"id": it.allow["id"], "on": words if held.also_read else words[0]}
+    text.add_rule({**new, **objects, **conditions, "action": "allow", "reason": it.allow["reason"]})
     return text.result
 
 
@@ -179,14 +187,22 @@ def _holding(bound: BoundPolicy, held: Held) -> list[Rule]:
     else:
         target = held.object.encode(errors="surrogateescape")
     evaluator = Evaluator(whoever)
-    matching = [r.rule for r in evaluator.matches(held.operation, target, 0, None) if r.action is Action.HOLD]
+    matching = {
+        r.rule.id: r.rule for operation in held.operations
+        for r in evaluator.matches(operation, target, 0, None) if r.action is Action.HOLD
+    }  # fmt: skip
     named = [r.rule for r in bound.rules if r.rule.id == held.rule and r.rule.hosts and r.action is Action.HOLD]
     if named:
         raise ByHandError(
             f"rule `{held.rule}` ({named[0].place}) names `hosts`, which have no `except`: set its action to `allow`,"
             " or take the host out of it, and allow it by a rule of its own"
         )
-    return matching
+    return list(matching.values())
+
+
+def _is_read_held(bound: BoundPolicy, held: Held) -> bool:
+    by_default = bound.defaults[Operation.READ] is Action.HOLD
+    return by_default or bool(_holding(bound, Held(Operation.READ, held.object, "")))
 
 
 def _written(rule: Rule, text: str | None) -> dict[str, Any]:
@@ -217,7 +233,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _by_hand(file: str, held: Held, named: list[Rule], why: str) -> str:
-    what = f"{held.operation.word} of `{held.object}`"
+    what = f"{' and '.join(operation.word for operation in held.operations)} of `{held.object}`"
     if named:
         hole = shown({held.key: [held.pattern]})
         how = f"give rule `{held.rule}` ({named[0].place}) the hole `except: {hole}`"

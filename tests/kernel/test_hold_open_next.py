@@ -23,7 +23,7 @@ from agentmon.control.client import reachable
 from agentmon.daemon.gatekeeping import calm
 from agentmon.host import process, starting
 from agentmon.kernel.fanotify import Gate
-from tests.support.held import READERS, agent, approvals, asked, is_written_down
+from tests.support.held import READERS, agent, agent_in_wait, approvals, asked, go, is_written_down
 from tests.support.hosts import PATIENCE_S, Host, wait_for
 
 pytestmark = pytest.mark.tier("react")
@@ -224,6 +224,34 @@ def test_what_is_replaced_in_between_is_denied(scene: Scene) -> None:
     assert said(running, 1) == ["1"]
     assert approvals(scene.host) == []
     assert "waits to open it, and is denied: it was replaced" in scene.host.log()
+
+
+@pytest.mark.parametrize("moved", ["before its end", "after its end"])
+def test_what_was_moved_to_an_approved_name_is_asked_for_by_its_own(scene: Scene, moved: str) -> None:
+    """Each daemon knows what a file was called when the one before it was there."""
+    other = scene.host.directory / "other"
+    other.write_text("not shown")
+    rule = f"  - {{id: kept, on: read, paths: ['{scene.file}', '{other}'], action: hold}}"
+    script = "import sys\nfor line in sys.stdin:\n    print(open(sys.argv[1]).read(), end='', flush=True)"
+    running = agent_in_wait(scene.host, scene.host.policy(rule, "moved"), script, scene.file)
+    scene.agents.append(running)
+    go(running)
+    scene.host.agentmon("approve", asked(scene.host)[0]["id"], "--session")
+    assert said(running, 1) == ["as shown"]
+    scene.written_down(str(other))
+    if moved == "before its end":
+        other.rename(scene.file)
+        wait_for(lambda: is_written_down(scene.host, str(scene.file), times=2), "it to be known by its new name")
+        scene.die()
+    else:
+        scene.die()
+        other.rename(scene.file)
+    scene.daemon = scene.host.start()
+    go(running)
+    question = asked(scene.host)[0]
+    assert question["object"] == str(other)
+    scene.host.agentmon("deny", question["id"])
+    assert "not shown" not in running.communicate(timeout=PATIENCE_S)[0]
 
 
 def test_one_that_dies_while_it_starts_leaves_it_to_the_one_after(scene: Scene) -> None:

@@ -257,7 +257,7 @@ class Top(App[None]):
             self._say("another one came under the cursor: look at it, then press again")
         else:
             self._feed.answer(item.id, scope)
-            self._say(f"answering {item.operation} {item.object}")
+            self._say(f"answering {item.does} {item.object}")
         self.show()
 
     # -- search

@@ -19,7 +19,7 @@ class Approval:
     id: str
     session: str = ""
     pid: int = 0
-    operation: str = ""
+    does: str = ""
     object: str = ""
     file: str = ""
     rule: str = ""

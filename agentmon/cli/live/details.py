@@ -150,7 +150,7 @@ def of_postures(state: State) -> Text:
 
 def of_approval(it: Approval) -> Text:
     """A question."""
-    said = _lines(f"{tidy(it.operation)} {tidy(it.object)}", "")
+    said = _lines(f"{tidy(it.does)} {tidy(it.object)}", "")
     said += _facts(
         (
             ("changed", "while it was held: look again" if it.changed else ""),

@@ -195,7 +195,7 @@ def waits(it: Approval, now_ns: int) -> str:
 
 def approval(it: Approval, cells: int, now_ns: int) -> Line:
     """One of the list."""
-    what = f"{it.operation} {middle(tidy(it.object), max((cells - 15) * 3 // 5, 10))}"
+    what = f"{it.does} {middle(tidy(it.object), max((cells - 15) * 3 // 5, 10))}"
     return [
         (right(waits(it, now_ns), 4) + " ", "warn"), (left(tidy(it.session), 7), "name"), (what + "  ", "bold"),
         (head(tidy(it.rule), max(cells - 14 - width(what), 0)), "name"),

@@ -37,11 +37,19 @@ class Daemon:
 
     def handle(self, _: Connection, __: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
         if verb == "approvals":
-            held = {"id": "a-1", "session": "s-1", "operation": "connect", "object": "192.0.2.7:22", "rule": "out"}
+            held = {
+                "id": "a-1",
+                "session": "s-1",
+                "operation": "connect",
+                "does": "connect",
+                "also_read": False,
+                "object": "192.0.2.7:22",
+                "rule": "out",
+            }
             where = {"workspace": "/w", "home": "/home/me", "user": "me", "policy_file": self.policy}
             return {"ok": True, "questions": [], "approvals": [held | where]}
         self.told.append({"verb": verb, **fields})
-        done = {"approval": "a-1", "session": "s-1", "answer": "approved", "operation": "connect"}
+        done = {"approval": "a-1", "session": "s-1", "answer": "approved", "operation": "connect", "does": "connect"}
         return {"ok": True, **done, "object": "192.0.2.7:22", "scope": fields.get("scope"), "for_s": None}
 
 

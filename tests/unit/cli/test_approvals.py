@@ -9,7 +9,8 @@ from agentmon.cli.approvals import _held
 from agentmon.model.text import cut_words, plainly
 
 HELD = {
-    "id": "a-1", "session": "s-7f3a", "pid": 7, "comm": "x", "operation": "exec", "object": "/w/deploy", "rule": "ask",
+    "id": "a-1", "session": "s-7f3a", "pid": 7, "comm": "x", "operation": "exec", "does": "exec",
+    "object": "/w/deploy", "rule": "ask",
     "reason": "", "changed": False, "deadline_ns": 0, "scope_help": "exec", "command": ["deploy"], "parents": [],
     "recent": [], "program": "/w/deploy", "directory": "/w", "others": [], "processes": 1,
 }  # fmt: skip

@@ -230,3 +230,28 @@ def test_how_to_edit_it_by_hand_is_said() -> None:
     with pytest.raises(ByHandError) as caught:
         approve(HEAD + SHARED.format(on="read"), Operation.READ, "/w/x", "out")
     assert f"give rule `out` ({FILE}:5:10) the hole `except: {{paths: [/w/x]}}`" in str(caught.value)
+
+
+BOTH = {
+    "one rule": "  - {id: r, on: [read, write], paths: [/w/x], action: hold}\n",
+    "a rule each": (
+        "  - {id: reads, on: read, paths: [/w/x], action: hold}\n  - {id: r, on: write, paths: [/w/x], action: hold}\n"
+    ),
+    "the default": "  - {id: r, on: write, paths: [/w/x], action: hold}\n",
+    "writing alone": "  - {id: r, on: write, paths: [/w/x], action: hold}\n",
+}
+
+
+@pytest.mark.parametrize("how", BOTH)
+def test_what_is_opened_to_be_read_and_written_is_allowed_both(how: str) -> None:
+    head = HEAD.replace("read: allow", "read: hold") if how == "the default" else HEAD
+    held = Held(Operation.WRITE, "/w/x", "r", also_read=True)
+    text = approve_always(f"{head}rules:\n{BOTH[how]}", FILE, VARIABLES, held, "ann", "2026-01-02").text
+    assert [judge(text, operation, b"/w/x")[0] for operation in (Operation.READ, Operation.WRITE)] == [Action.ALLOW] * 2
+    allow = load.load_text(text, FILE).rules[-1]
+    assert (Operation.READ in allow.operations) is (how != "writing alone")
+
+
+def test_what_was_written_alone_is_not_allowed_to_be_read() -> None:
+    text = approve(f"{HEAD}rules:\n{BOTH['one rule']}", Operation.WRITE, "/w/x", "r").text
+    assert judge(text, Operation.READ, b"/w/x")[0] is Action.HOLD

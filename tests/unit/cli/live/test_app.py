@@ -98,7 +98,7 @@ class Screen:
         self.inbox.asked(
             [
                 {
-                    "id": name, "session": "s-7f3a", "pid": 11, "operation": "connect", "object": f"{name}.test:443",
+                    "id": name, "session": "s-7f3a", "pid": 11, "does": "connect", "object": f"{name}.test:443",
                     "rule": "unknown", "reason": "nobody said so", "asked_ns": BEGAN_NS, "deadline_ns": 0,
                     "command": ["git", "push"], "parents": ["10 /usr/bin/claude"], "recent": ["read /w/x"],
                     "scope_help": f"connect to {name}.test", **fields,
