@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.held import (
+    APPENDER,
     MAPPER,
     READERS,
     agent,
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.tier("lsm")
 ACTIONS = {
     "read": ("print(open('file').read())", "as shown", ["read file"]),
     "overwrite": ("print(open('file', 'w').write('12345'))", "5", ["write file"]),
+    "both": ("print(open('file', 'r+').read())", "as shown", ["read and write file"]),
     "create": ("print(open('new', 'x').write('1'))", "1", ["create new"]),
     "mkdir": ("print(os.mkdir('new'))", "None", ["create new"]),
     "delete": ("print(os.unlink('file'))", "None", ["delete file"]),
@@ -67,10 +69,22 @@ def test_an_action_on_a_file_waits_and_goes_on(served: Host, kept: Path, asks: P
     time.sleep(0.7)
     assert running.poll() is None
     served.agentmon("approve", question["id"])
-    seen = [f"{question['operation']} {os.path.basename(question['object'])}", *agree(served, running)]
+    seen = [f"{question['does']} {os.path.basename(question['object'])}", *agree(served, running)]
     status, out = finish(running)
     assert (status, out.strip()) == (0, said), out
     assert seen == wanted
+
+
+def test_who_may_write_for_the_session_is_asked_to_read(served: Host, kept: Path, asks: Path) -> None:
+    running = agent(served, asks, APPENDER, kept / "file")
+    first = asked(served)[0]
+    assert first["does"] == "write"
+    served.agentmon("approve", first["id"], "--session")
+    again = another(served, first)
+    assert again["does"] == "read and write"
+    served.agentmon("deny", again["id"])
+    status, said = finish(running)
+    assert (status, "as shown" in said) == (1, False), said
 
 
 def test_what_is_denied_has_not_happened(served: Host, kept: Path, asks: Path) -> None:

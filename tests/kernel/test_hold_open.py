@@ -15,6 +15,7 @@ import pytest
 from agentmon.daemon.opens import REMARK_S
 from agentmon.kernel.fanotify import Gate, Opening
 from tests.support.held import (
+    APPENDER,
     MAPPER,
     READERS,
     agent,
@@ -50,12 +51,12 @@ OPENS = {
     "read": ("print(open('file').read())", "as shown", ["read file"]),
     "append": ("print(open('file', 'a').write('12345'))", "5", ["write file"]),
     "overwrite": ("print(open('file', 'w').write('12345'))", "5", ["write file"]),
-    "both": ("print(open('file', 'r+').read())", "as shown", ["write file"]),
+    "both": ("print(open('file', 'r+').read())", "as shown", ["read and write file"]),
     "by another program": ("print(subprocess.run(['cat', 'file'], capture_output=True))", "as shown", ["read file"]),
     "openat2": (
         "print(os.read(libc.syscall(437, -100, b'file', struct.pack('QQQ', 0, 0, 0), 24), 99))",
         "as shown",
-        ["read file"],
+        ["read and write file"],  # what for is in memory, where others may change it
     ),
     "without blocking": ("print(os.read(os.open('file', os.O_RDONLY | os.O_NONBLOCK), 99))", "as shown", ["read file"]),
 }
@@ -73,7 +74,7 @@ def test_an_open_waits_and_goes_on_once_approved(served: Host, kept: Path, asks:
     assert running.poll() is None
     assert (kept / "file").read_text() == "as shown"  # others do not wait, and nothing has happened
     assert served.agentmon("approve", question["id"]).returncode == 0
-    seen = [f"{question['operation']} {os.path.basename(question['object'])}", *agree(served, running)]
+    seen = [f"{question['does']} {os.path.basename(question['object'])}", *agree(served, running)]
     status, out = finish(running)
     assert (status, said in out) == (0, True), out
     assert seen == wanted
@@ -103,6 +104,18 @@ def test_an_approval_is_for_once_or_for_the_session(served: Host, kept: Path, as
     served.agentmon("approve", approvals(served)[0]["id"], "--session")
     status, said = finish(running)
     assert (status, said.count("as shown")) == (0, 4), said
+
+
+def test_who_may_write_for_the_session_is_asked_to_read(served: Host, kept: Path, asks: Path) -> None:
+    running = agent(served, asks, APPENDER, kept / "file")
+    first = asked(served)[0]
+    assert first["does"] == "write"
+    served.agentmon("approve", first["id"], "--session")
+    again = another(served, first)
+    assert again["does"] == "read and write"
+    served.agentmon("deny", again["id"])
+    status, said = finish(running)
+    assert (status, "as shown" in said) == (1, False), said
 
 
 def test_threads_wait_together_and_are_one_question(served: Host, kept: Path, asks: Path) -> None:

@@ -126,7 +126,7 @@ def agree(host: Host, running: subprocess.Popen[str]) -> list[str]:
     seen: list[str] = []
     while running.poll() is None:
         for question in approvals(host):
-            seen.append(f"{question['operation']} {os.path.basename(question['object'])}")
+            seen.append(f"{question['does']} {os.path.basename(question['object'])}")
             with contextlib.suppress(RefusedError), host.client() as client:  # it may have ended
                 client.call("approve", approval=question["id"], scope="once")
         time.sleep(0.05)
@@ -181,6 +181,13 @@ def tell(running: subprocess.Popen[str], *words: str) -> None:
         while (line := running.stdout.readline()) != f"{word}\n":
             assert line, f"it ended before {word}"
 
+
+#: Appends to a file, then reads and writes it.
+APPENDER = """
+    import sys
+    open(sys.argv[1], "a").close()
+    print(open(sys.argv[1], "r+").read())
+"""
 
 CONNECT = """
     import socket, sys
