@@ -44,6 +44,8 @@ def write(args: argparse.Namespace) -> dict[str, Any] | None:
     print("".join(changes), end="", file=out, flush=True)
     if edit.writable:
         say(f"warning: the policy lets its own agent write `{target.path}`; keep it where the agent may not write")
+    if approval["operation"] == "exec":
+        say("it will be started with any arguments that this rule names, or with any if it names none")
     if not args.yes:
         print(f"Write this to {clean(target.path)}, and approve {args.id} for the session? [y/N] ", end="", file=out)
         out.flush()

@@ -167,8 +167,20 @@ def _settings(args: argparse.Namespace, table: str) -> dict[str, Any]:
 def connect(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:
     """A connection to the daemon. Raises `UnreachableError`."""
     from agentmon.control.client import Client
+    from agentmon.control.protocol import UnreachableError
 
-    return Client(socket_path(args), timeout_s)
+    path = socket_path(args)
+    try:
+        return Client(path, timeout_s)
+    except UnreachableError as error:
+        inside = os.environ.get(SOCKET_VARIABLE)
+        if not inside or inside == str(path):
+            raise
+        # another's socket is not asked: who sets a person's environment would choose what they see
+        raise UnreachableError(
+            f"{SOCKET_VARIABLE} says that this is inside a session, where `agentmon why`, `ask` and `step` are answered"
+            f" alone; this verb is for people outside of it. No daemon answers them at `{path}`"
+        ) from error
 
 
 def connect_inside(args: argparse.Namespace, timeout_s: float | None = 30.0) -> Client:

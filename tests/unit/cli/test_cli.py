@@ -61,6 +61,16 @@ def test_without_a_daemon_the_remedy_is_said(arguments: list[str], capsys: pytes
     assert "systemctl start agentmon" in err
 
 
+@pytest.mark.parametrize("verb", ["approve a-1", "ps", "release s-1"])
+def test_within_a_session_it_is_said_who_may_ask_what(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AGENTMON_SOCKET", "/run/elsewhere/control.sock")
+    assert main(verb.split()) == 1
+    err = capsys.readouterr().err
+    assert ("inside a session" in err, "systemctl start" in err) == (True, False), err
+
+
 @pytest.mark.parametrize("arguments", [["release"], ["release", "--all", "s-1"], ["run"], ["run", "--"]])
 def test_what_argparse_cannot_see_is_64_too(arguments: list[str]) -> None:
     assert main(arguments) == 64
