@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agentmon.model.operations import Tier
-from tests.support.hosts import REPOSITORY, Host
+from tests.support.hosts import REPOSITORY, Host, wait_for
 
 PLAN = """
 plan: hooked
@@ -284,4 +284,5 @@ call('Bash', './check /dev/null', 2)
     agent.stdin.close()
     [found] = json.loads(agent.stdout.read())
     assert (agent.wait(), found["denied"], found["status"]) == (0, "", 0)
-    assert stepped(served)[-2:] == [("began", "test"), ("done", "test")]
+    # who survived its daemon does not wait for the next one to have written down all that it did
+    wait_for(lambda: stepped(served)[-2:] == [("began", "test"), ("done", "test")], "the last step to be written down")
