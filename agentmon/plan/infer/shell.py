@@ -7,7 +7,7 @@ over constants. Programs become steps; what the shell does itself (builtins, red
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from agentmon.plan.infer.commands import Commands
@@ -34,6 +34,7 @@ class Shell(Commands):
         self.anchors = sorted(((d.rstrip("/"), a) for d, a in named if d.strip("/")), key=lambda pair: -len(pair[0]))
         self._each = each
         self._certain = True  # what comes is done whatever happens
+        self._answers: set[int] = set()  # steps that are conditions: nothing after them asks for their success
 
     def begin(self) -> None:
         """Forget what the shell knows: the next text has one of its own."""
@@ -106,14 +107,15 @@ class Shell(Commands):
                 self.state.dead = False
                 self.ready = dict.fromkeys(self.ready, False) | outside
             self._certain = certain and sure is None and operators[i] != "||"
-            self._pipeline(pipeline, needed=operators[i + 1] == "&&" or (i == last and self.state.strict))
+            needed = operators[i + 1] == "&&" or (i == last and self.state.strict)
+            self._pipeline(pipeline, needed=needed and i not in statement.negated)  # `!`: goes on where that failed
             if after is not None:
                 self.state = after.merged(self.state)
             if sure is None and (len(self.drafts.steps) > first or any(_may_fail(e.node) for e in pipeline)):
                 sure, settled = (self.state.copy(), dict(self.ready)), i
         self._certain = certain
         # under `set -e` the shell ends where the last one fails, and not where another does
-        strict = self.state.strict and settled == last
+        strict = self.state.strict and settled == last and last not in statement.negated
         if sure is not None and settled != last:
             self.state = sure[0] if self.state.dead else sure[0].merged(self.state)
             self.ready = sure[1]
@@ -128,7 +130,8 @@ class Shell(Commands):
         first = len(self.drafts.steps)
         if len(pipeline) == 1:
             self._element(pipeline[0], set())
-            self.ready = {n: needed if n >= first else known for n, known in self.ready.items()}
+            own = {n for n in self.ready if n >= first} - self._answers
+            self.ready = {n: needed if n in own else known for n, known in self.ready.items()}
             return
         piped: set[int] = set()
         state = self.state
@@ -199,20 +202,36 @@ class Shell(Commands):
 
     def _if(self, node: Node) -> None:
         """The first condition is always looked at; which branch is taken is not known."""
-        conditions = node.children_by_field_name("condition")
-        for child in conditions:
-            if child.is_named:
-                self._chain(chain(child))
+        conditions = self._conditions(node)
         branches: list[list[Node]] = [[]]
+        asked: set[int] = set()
         for child in node.named_children:
             if any(child.id == c.id for c in conditions) or child.type == "comment":
                 continue
             if child.type in ("elif_clause", "else_clause"):
                 branches.append(list(child.named_children))
+                then = next((part.start_byte for part in child.children if part.type == "then"), 0)
+                asked |= {part.id for part in child.named_children if part.start_byte < then}
             else:
                 branches[-1].append(child)
         has_else = any(child.type == "else_clause" for child in node.named_children)
-        self._branches(branches, certain=has_else)
+        self._branches(branches, certain=has_else, asked=asked)
+
+    def _conditions(self, node: Node) -> list[Node]:
+        conditions: list[Node] = node.children_by_field_name("condition")
+        self._ask(child for child in conditions if child.is_named)
+        return conditions
+
+    def _ask(self, conditions: Iterable[Node]) -> None:
+        """Follow them: either answer is one, so `set -e` does not count (POSIX.1-2017, 2.14, `set`)."""
+        first = len(self.drafts.steps)
+        strict = self.state.strict
+        for child in conditions:
+            self.state.strict = False
+            self._chain(chain(child))
+            strict |= self.state.strict
+        self.state.strict = strict
+        self._answers |= set(range(first, len(self.drafts.steps)))
 
     def _case(self, node: Node) -> None:
         value = node.child_by_field_name("value")
@@ -225,15 +244,19 @@ class Shell(Commands):
             bodies.append([child for child in item.named_children if child.id not in values])
         self._branches(bodies, certain=False)
 
-    def _branches(self, branches: Sequence[Sequence[Node]], *, certain: bool) -> None:
-        """One of them is taken, or (not ``certain``) none."""
+    def _branches(self, branches: Sequence[Sequence[Node]], *, certain: bool, asked: Collection[int] = ()) -> None:
+        """One of them is taken, or (not ``certain``) none. ``asked``: what of them is a condition (`elif`)."""
         start, ready, was = self.state, dict(self.ready), self._certain
         ends: list[State] = [] if certain else [start]
         self._certain = False
         for branch in branches:
             self.state, self.ready = start.copy(), dict(ready)
             for child in branch:
-                if not self.state.dead:
+                if self.state.dead:
+                    break
+                if child.id in asked:
+                    self._ask([child])
+                else:
                     self._chain(chain(child))
             ends.append(self.state)
         state = ends[0].copy()
@@ -265,9 +288,7 @@ class Shell(Commands):
                 self.state.variables[name] = Word((Hole(f"${name}", makers),))
         self.loops += 1
         start = self.state.copy()
-        for child in node.children_by_field_name("condition"):
-            if child.is_named:
-                self._chain(chain(child))
+        self._conditions(node)
         # over words that are known, its body is done for sure
         self._certain &= bool(values) and not any(word.many for word in values)
         certain = self._certain

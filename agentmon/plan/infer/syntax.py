@@ -48,10 +48,11 @@ class Element:
 
 @dataclass(slots=True)
 class Chain:
-    """Pipelines that ``&&`` or ``||`` join. ``background``: it ends in ``&``."""
+    """Pipelines that ``&&`` or ``||`` join. ``negated``: which have a ``!``; ``background``: it ends in ``&``."""
 
     pipelines: list[list[Element]]
     operators: list[str]
+    negated: set[int] = field(default_factory=set)
     background: bool = False
 
 
@@ -69,13 +70,16 @@ def chain(node: Node, *, background: bool = False) -> Chain:
     """One statement."""
     pipelines: list[list[Element]] = [[]]
     operators: list[str] = []
+    negated: set[int] = set()
     for item in _flat(node):
         if isinstance(item, Element):
             pipelines[-1].append(item)
         elif item in ("&&", "||"):
             operators.append(item)
             pipelines.append([])
-    return Chain(pipelines, operators, background)
+        elif item == "!":
+            negated ^= {len(operators)}
+    return Chain(pipelines, operators, negated, background)
 
 
 def _flat(node: Node) -> Iterator[Element | str]:
@@ -93,6 +97,7 @@ def _flat(node: Node) -> Iterator[Element | str]:
             else:
                 yield "|"
     elif node.type == "negated_command":
+        yield "!"
         for child in node.children:
             if child.is_named:
                 yield from _flat(child)

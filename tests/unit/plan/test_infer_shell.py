@@ -149,6 +149,14 @@ def order(text: str) -> dict[str, tuple[set[str], set[str]]]:
         ("set -eo pipefail\na | b; c", {"a": ("", ""), "b": ("", ""), "c": ("ab", "")}),
         ("set -e\ncd x && a; c", {"a": ("", ""), "c": ("a", "")}),
         ("set -e\na && b; c", {"a": ("", ""), "b": ("a", ""), "c": ("", "a")}),
+        ("set -e\nif a; then b; fi; c", {"a": ("", ""), "b": ("", "a"), "c": ("", "a")}),
+        ("set -e\nif a; then :; elif b; then c; fi", {"a": ("", ""), "b": ("", "a"), "c": ("", "b")}),
+        ("set -e\nwhile a; do b; done; c", {"a": ("", ""), "b": ("", "a"), "c": ("", "")}),
+        ("set -e\nif set -e; a; then b; c; fi", {"a": ("", ""), "b": ("", "a"), "c": ("b", "")}),
+        ("set -e\nif a && b; then c; fi && d", {"a": ("", ""), "b": ("a", ""), "c": ("", "a"), "d": ("", "a")}),
+        ("set -e\n! a; b", {"a": ("", ""), "b": ("", "a")}),
+        ("! a && b", {"a": ("", ""), "b": ("", "a")}),
+        ("! a | b && c", {"a": ("", ""), "b": ("", ""), "c": ("", "ab")}),
         ("a && b; c", {"a": ("", ""), "b": ("a", ""), "c": ("", "a")}),  # b may never be run
         ("a || b; c", {"a": ("", ""), "b": ("", "a"), "c": ("", "a")}),
         ("cd x && a; b", {"a": ("", ""), "b": ("", "a")}),  # cd is taken to work
