@@ -73,7 +73,11 @@ def asked(host: Host, number: int = 1) -> list[dict[str, Any]]:
         found[:] = approvals(host)
         return len(found) >= number
 
-    wait_for(enough, f"{number} question(s)")
+    try:
+        wait_for(enough, f"{number} question(s)")
+    except AssertionError as error:
+        told = host.agentmon("audit", "log").stdout[-1500:]
+        raise AssertionError(f"{error}; the audit log ends with:\n{told}") from None
     return found
 
 
