@@ -96,7 +96,7 @@ class Commands(Expander):
         cwd = self.state.cwd or ""
         return path.startswith("**/") or (cwd.endswith("/**") and path.startswith(f"{cwd}/"))
 
-    def command(self, node: Node, redirects: list[Redirect], piped: set[int], more: Sequence[Node] = ()) -> None:
+    def command(self, node: Node, redirects: list[Redirect], piped: set[int], more: Sequence[Node | Word] = ()) -> None:
         """A simple command; ``more``: its arguments behind redirections. Those of its own are added to the others."""
         name = node.child_by_field_name("name")
         line = node.start_point[0]
@@ -113,7 +113,7 @@ class Commands(Expander):
             return
         words = self.words(name.named_children[0] if name.named_children else name)
         for child in (*node.children_by_field_name("argument"), *more):
-            words += self.words(child)
+            words += [child] if isinstance(child, Word) else self.words(child)
         for child in node.named_children:
             if child.type == "herestring_redirect":
                 redirects.append(Redirect("text", None, self.where(line + 1)))

@@ -347,6 +347,7 @@ def _tar(call: _Call) -> None:
             skip = {"f": "f", "C": "C"}.get(text[-1:], "")
         else:
             rest.append(word)
+    archive = [word for word in archive if word.literal != "-"]  # a stream
     if creates:
         _change(call, archive)
         found.reads = _paths(rest, call.resolve)

@@ -150,9 +150,8 @@ class Shell(Commands):
         node = element.node
         redirects = [each for written in element.redirects for each in self.redirects(written)]
         if node.type == "command":
-            self.command(
-                node, redirects, piped, [each for written in element.redirects for each in _misplaced(written)]
-            )
+            more = [each for written in element.redirects for each in _misplaced(written)]
+            self.command(node, redirects, piped, [*_dropped(node, element.redirects), *more])
         elif node.type == "redirected_statement":
             pass  # `> file` alone
         else:
@@ -320,6 +319,15 @@ def _misplaced(redirect: Node) -> list[Node]:
         return [*inner, *redirect.children_by_field_name("argument")]
     found: list[Node] = redirect.children_by_field_name("destination")[1:]
     return found
+
+
+def _dropped(node: Node, redirects: Sequence[Node]) -> list[Word]:
+    """A lone `-` before a here-document (`python3 - <<E`), of which tree-sitter-bash makes no node."""
+    whole = redirects[0].parent if redirects else None
+    if whole is None or not whole.start_byte <= node.end_byte <= redirects[0].start_byte:
+        return []
+    between = whole.text[node.end_byte - whole.start_byte : redirects[0].start_byte - whole.start_byte]
+    return [Word(("-",)) for text in between.split() if text == b"-"]
 
 
 def _may_fail(node: Node) -> bool:

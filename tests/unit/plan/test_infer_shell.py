@@ -50,6 +50,9 @@ def holes(text: str) -> list[str]:
     ("text", "arguments"),
     [
         ("x a 'b c' \"d e\" f\\ g", ("a", "b c", "d e", "f g")),
+        ("x - <<E\n1\nE", ("-",)),
+        ("cd . && x - <<E\n1\nE", ("-",)),
+        ("x a - \\\n > o <<E -\n1\nE", ("a", "-", "-")),
         ('V=1.2; x "v$V" ${V}x $V', ("v1.2", "1.2x", "1.2")),
         ("V='a b'; x $V \"$V\"", ("a", "b", "a b")),
         ("V=a; V+=b; x $V", ("ab",)),
@@ -213,6 +216,7 @@ def test_steps_in_loops_may_be_repeated() -> None:
         ("sort -o out in", ["{tmp}/sort*", "{workspace}/out"]),
         ("uniq in out", ["{workspace}/out"]),
         ("tar czf x.tgz d", ["{workspace}/x.tgz"]),
+        ("tar cf - d", []),
         ("tar -xzf x.tgz -C d", ["{workspace}/d/**"]),
         ("cd s; tar xf x.tar", ["{workspace}/s/**"]),
         ("tar tf x.tar", []),
